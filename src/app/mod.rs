@@ -1,0 +1,8 @@
+//! Composition root: configuration, module registry and dependency graph, life cycle, HTTP and gRPC servers, ops endpoints.
+
+use std::process::ExitCode;
+
+/// Runs the process described by the command line until it is told to stop.
+pub fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

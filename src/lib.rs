@@ -1,0 +1,11 @@
+//! tempo-rs stores and searches distributed traces; see `ARCHITECTURE.md` for the map.
+//!
+//! Layers, each may use those below it and nothing above: `app`, `modules`, `services`, `tempodb`, `traceql`, `model`, `base`.
+
+pub mod app;
+pub mod modules;
+pub mod services;
+pub mod tempodb;
+pub mod traceql;
+pub mod model;
+pub mod base;

@@ -1,0 +1,10 @@
+//! Parses the command line, runs the app and turns the outcome into an exit code.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    tempo_rs::app::main()
+}

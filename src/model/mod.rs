@@ -1,0 +1,3 @@
+//! What a span is: ids, attribute values, the OTLP wire view, the columnar [`span_table::SpanTable`]. No I/O.
+
+pub mod ids;

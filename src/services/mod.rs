@@ -1,0 +1,3 @@
+//! What roles share: ports, ingest log, limits, caches, telemetry.
+
+pub mod rpc;

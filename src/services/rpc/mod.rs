@@ -1,0 +1,1 @@
+//! Ports: the only way from one role to another. One file per port holds its trait, its types and its error.

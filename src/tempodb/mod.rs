@@ -1,0 +1,1 @@
+//! The storage engine: backends, blocks, block list. Usable without any role.

@@ -1,0 +1,1 @@
+//! The TraceQL language: text and spans in, results out. No I/O.
