@@ -3,9 +3,9 @@
 //! Layers, each may use those below it and nothing above: `app`, `modules`, `services`, `tempodb`, `traceql`, `model`, `base`.
 
 pub mod app;
+pub mod base;
+pub mod model;
 pub mod modules;
 pub mod services;
 pub mod tempodb;
 pub mod traceql;
-pub mod model;
-pub mod base;

@@ -1,3 +1,5 @@
 //! What a span is: ids, attribute values, the OTLP wire view, the columnar [`span_table::SpanTable`]. No I/O.
 
 pub mod ids;
+pub mod span_table;
+pub mod strings;

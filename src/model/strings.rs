@@ -1,0 +1,149 @@
+//! Dictionary coding: byte strings stored once, named by small ids.
+//!
+//! Strings are raw bytes: traces carry invalid UTF-8, and nothing here validates it.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+/// Names a string of one [`StringPool`]. Equal ids mean equal strings; the reverse holds only in a pool filled by an [`Interner`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct StrId(pub u32);
+
+impl StrId {
+    /// The empty string; present in every pool.
+    pub const EMPTY: Self = Self(0);
+
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Byte strings, end to end in one buffer. Id 0 is always the empty string.
+///
+/// Holds at most 4 GiB and `u32::MAX` strings; pools live for one row group or head segment, whose budget is far below.
+#[derive(Debug, Clone)]
+pub struct StringPool {
+    bytes: Vec<u8>,
+    /// `ends[i]` is the end of string `i`; string 0 is empty, so `ends[0] == 0`.
+    ends: Vec<u32>,
+}
+
+impl Default for StringPool {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), ends: vec![0] }
+    }
+}
+
+impl StringPool {
+    /// Returns the string of `id`. Panics when `id` is not of this pool, which is a bug of the caller.
+    pub fn get(&self, id: StrId) -> &[u8] {
+        let index = id.index();
+        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        &self.bytes[start..self.ends[index] as usize]
+    }
+
+    /// Returns the string with invalid UTF-8 replaced.
+    pub fn text(&self, id: StrId) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.get(id))
+    }
+
+    /// Stores `value` without looking for an equal one; the empty string gets [`StrId::EMPTY`].
+    pub fn push(&mut self, value: &[u8]) -> StrId {
+        if value.is_empty() {
+            return StrId::EMPTY;
+        }
+        let id = StrId(u32::try_from(self.ends.len()).expect("a pool holds less than 2^32 strings"));
+        self.bytes.extend_from_slice(value);
+        self.ends.push(u32::try_from(self.bytes.len()).expect("a pool holds less than 4 GiB"));
+        id
+    }
+
+    /// Number of strings, the empty one included.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether only the empty string is here.
+    pub fn is_empty(&self) -> bool {
+        self.ends.len() == 1
+    }
+
+    /// Heap bytes held.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<u32>()
+    }
+
+    /// Returns all strings in id order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (StrId, &[u8])> {
+        (0..self.ends.len()).map(|index| {
+            let id = StrId(index as u32);
+            (id, self.get(id))
+        })
+    }
+}
+
+/// Fills a [`StringPool`] so that equal strings get equal ids.
+#[derive(Debug, Clone, Default)]
+pub struct Interner {
+    pool: StringPool,
+    table: HashTable<u32>,
+    hasher: FixedState,
+}
+
+impl Interner {
+    pub fn intern(&mut self, value: &[u8]) -> StrId {
+        if value.is_empty() {
+            return StrId::EMPTY;
+        }
+        let hash = self.hasher.hash_one(value);
+        let pool = &self.pool;
+        if let Some(&id) = self.table.find(hash, |&id| pool.get(StrId(id)) == value) {
+            return StrId(id);
+        }
+        let id = self.pool.push(value);
+        let (pool, hasher) = (&self.pool, &self.hasher);
+        self.table.insert_unique(hash, id.0, |&id| hasher.hash_one(pool.get(StrId(id))));
+        id
+    }
+
+    /// Returns the id of `value` if it was interned.
+    pub fn find(&self, value: &[u8]) -> Option<StrId> {
+        if value.is_empty() {
+            return Some(StrId::EMPTY);
+        }
+        self.table.find(self.hasher.hash_one(value), |&id| self.pool.get(StrId(id)) == value).map(|&id| StrId(id))
+    }
+
+    pub fn pool(&self) -> &StringPool {
+        &self.pool
+    }
+
+    pub fn into_pool(self) -> StringPool {
+        self.pool
+    }
+
+    /// Heap bytes held.
+    pub fn memory_bytes(&self) -> usize {
+        self.pool.memory_bytes() + self.table.capacity() * (size_of::<u32>() + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_strings_share_an_id() {
+        let mut interner = Interner::default();
+        let a = interner.intern(b"a");
+        let b = interner.intern(b"b\xff");
+        assert_eq!(interner.intern(b"a"), a);
+        assert_ne!(a, b);
+        assert_eq!(interner.intern(b""), StrId::EMPTY);
+        assert_eq!(interner.pool().get(b), b"b\xff");
+        assert_eq!(interner.find(b"missing"), None);
+        assert_eq!(interner.pool().len(), 3);
+    }
+}
