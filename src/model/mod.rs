@@ -3,3 +3,4 @@
 pub mod ids;
 pub mod span_table;
 pub mod strings;
+pub mod wire;
