@@ -1,5 +1,7 @@
 //! Composition root: configuration, module registry and dependency graph, life cycle, HTTP and gRPC servers, ops endpoints.
 
+pub mod config;
+
 use std::process::ExitCode;
 
 /// Runs the process described by the command line until it is told to stop.
