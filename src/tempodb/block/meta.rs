@@ -321,3 +321,51 @@ pub(crate) struct ProtoCompactedBlockMeta {
     #[prost(message, optional, tag = "2")]
     compacted_time: Option<ProtoTimestamp>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"{"format":"vParquet5","blockID":"346f9850-f0e5-42c3-af24-3adaedc7be98","tenantID":"alpha","startTime":"2026-11-22T00:59:17Z","endTime":"2026-11-22T00:59:37Z","totalObjects":26,"size":53244,"compactionLevel":0,"indexPageSize":0,"totalRecords":1,"bloomShards":1,"footerSize":14150,"dedicatedColumns":[{"s":"resource","n":"k8s.cluster.name"},{"n":"http.status_code","t":"int"},{"n":"a","o":["array","blob"]}],"replicationFactor":1}"#;
+
+    #[test]
+    fn json_keeps_order_and_leaves_defaults_out() {
+        let meta = BlockMeta::from_json(EXAMPLE.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(meta.to_json()).unwrap(), EXAMPLE);
+        let bare = BlockMeta { size_bytes: 0, replication_factor: 0, dedicated_columns: Vec::new(), start_time: unset_time(), ..meta };
+        assert_eq!(
+            String::from_utf8(bare.to_json()).unwrap(),
+            r#"{"format":"vParquet5","blockID":"346f9850-f0e5-42c3-af24-3adaedc7be98","tenantID":"alpha","startTime":"0001-01-01T00:00:00Z","endTime":"2026-11-22T00:59:37Z","totalObjects":26,"compactionLevel":0,"indexPageSize":0,"totalRecords":1,"bloomShards":1,"footerSize":14150}"#
+        );
+    }
+
+    #[test]
+    fn protobuf_round_trips() {
+        let meta = BlockMeta::from_json(EXAMPLE.as_bytes()).unwrap();
+        assert_eq!(BlockMeta::from_proto(meta.to_proto()).unwrap(), meta);
+        let compacted = CompactedBlockMeta { meta, compacted_time: "1969-12-31T23:59:58.25+00:00".parse().unwrap() };
+        assert_eq!(CompactedBlockMeta::from_proto(compacted.to_proto()).unwrap(), compacted);
+    }
+
+    #[test]
+    fn metas_of_old_writers_are_read() {
+        let text = r#"{"format":"vParquet4","blockID":"346F9850-F0E5-42C3-AF24-3ADAEDC7BE98","minID":"AA==","maxID":"AA==","tenantID":"t","startTime":"2026-11-22T01:59:17.5+01:00","endTime":"2026-11-22T00:59:37Z","totalObjects":1,"encoding":"none","dataEncoding":"","dedicatedColumns":null}"#;
+        let meta = BlockMeta::from_json(text.as_bytes()).unwrap();
+        assert_eq!(meta.version(), Ok(BlockVersion::VParquet4));
+        assert_eq!(meta.start_time.to_string(), "2026-11-22T00:59:17.5Z");
+        assert_eq!((meta.size_bytes, meta.replication_factor, meta.dedicated_columns), (0, 0, Vec::new()));
+    }
+
+    #[test]
+    fn unknown_versions_are_named() {
+        assert_eq!("v2".parse::<BlockVersion>().unwrap_err().to_string(), "v2 is not a valid block version");
+        assert_eq!("vparquet5".parse::<BlockVersion>(), Err(UnknownVersion("vparquet5".to_owned())));
+        assert!(is_preview("vParquet5-preview3"));
+    }
+
+    #[test]
+    fn block_ids_are_canonical_lower_case() {
+        assert_eq!(BlockId::parse("346F9850-F0E5-42C3-AF24-3ADAEDC7BE98"), None);
+        assert_eq!(BlockId::parse("346f9850-f0e5-42c3-af24-3adaedc7be98").unwrap().to_string(), "346f9850-f0e5-42c3-af24-3adaedc7be98");
+    }
+}

@@ -13,5 +13,6 @@
 
 pub mod bloom;
 pub mod dedicated;
+pub mod index;
 pub mod meta;
 pub mod schema;
