@@ -13,6 +13,7 @@
 
 pub mod bloom;
 pub mod dedicated;
+pub mod encode;
 pub mod index;
 pub mod meta;
 pub mod schema;
