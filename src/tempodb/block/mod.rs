@@ -23,6 +23,7 @@ pub mod selection;
 
 pub mod bloom;
 pub mod dedicated;
+pub mod encode;
 pub mod index;
 pub mod meta;
 pub mod schema;
