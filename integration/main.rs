@@ -1,1 +1,24 @@
+//! End-to-end tests: the real binary as a child process, real clients, real files. One module per subject.
+//!
+//! Shared pieces: [`process`] starts and kills the binary, [`client`] talks to it, [`otlp`] builds traces and brings answers into one
+//! comparable form, [`parts`] runs programs from outside, [`wait`] waits for conditions.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::expect_used, reason = "test code")]
+
+mod client;
+mod otlp;
+mod parts;
+mod process;
+mod wait;
+
+mod crashes;
+mod disk_full;
+mod exclusive;
+mod foreign_blocks;
+mod hostile_input;
+mod operations;
+mod outside_clients;
+mod own_blocks;
+mod push_and_find;
+mod start_errors;
+mod tenancy;
