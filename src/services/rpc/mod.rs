@@ -1,1 +1,3 @@
-//! Ports: the only way from one role to another. One file per port holds its trait, its types and its error.
+//! Ports: the traits through which roles meet, and their gRPC form.
+
+pub mod proto;
