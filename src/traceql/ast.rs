@@ -88,7 +88,11 @@ pub enum Stage {
 pub enum SpansetExpr {
     /// `{ expression }`; `{}` is `{ true }`.
     Filter(FieldExpr),
-    Binary { op: SpansetOp, lhs: Box<SpansetExpr>, rhs: Box<SpansetExpr> },
+    Binary {
+        op: SpansetOp,
+        lhs: Box<SpansetExpr>,
+        rhs: Box<SpansetExpr>,
+    },
     /// `({…} | …)` as an operand, or as the only stage.
     Pipeline(Box<Pipeline>),
 }
@@ -113,7 +117,10 @@ pub enum SpansetOp {
     And,
     /// `||`
     Or,
-    Structural { relation: Relation, form: StructuralForm },
+    Structural {
+        relation: Relation,
+        form: StructuralForm,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,7 +160,11 @@ pub enum ScalarExpr {
     /// Int, float or duration.
     Literal(Static),
     Aggregate(Aggregate),
-    Binary { op: ArithmeticOp, lhs: Box<ScalarExpr>, rhs: Box<ScalarExpr> },
+    Binary {
+        op: ArithmeticOp,
+        lhs: Box<ScalarExpr>,
+        rhs: Box<ScalarExpr>,
+    },
     /// `({…} | count())`
     Pipeline(Box<Pipeline>, Aggregate),
 }
@@ -205,10 +216,20 @@ impl Aggregate {
 pub enum FieldExpr {
     Literal(Static),
     Attribute(Attribute),
-    Unary { op: UnaryOp, operand: Box<FieldExpr> },
-    Binary { op: BinaryOp, lhs: Box<FieldExpr>, rhs: Box<FieldExpr> },
+    Unary {
+        op: UnaryOp,
+        operand: Box<FieldExpr>,
+    },
+    Binary {
+        op: BinaryOp,
+        lhs: Box<FieldExpr>,
+        rhs: Box<FieldExpr>,
+    },
     /// A left-associative chain of one logical operator.
-    Logical { op: LogicalOp, operands: Vec<FieldExpr> },
+    Logical {
+        op: LogicalOp,
+        operands: Vec<FieldExpr>,
+    },
 }
 
 impl FieldExpr {
@@ -426,7 +447,9 @@ impl MetricsExpr {
                 queries.extend(rhs.queries());
                 queries
             }
-            MetricsNode::ScalarRight { op: _, lhs: expr, scalar: _ } | MetricsNode::ScalarLeft { op: _, scalar: _, rhs: expr } => expr.queries(),
+            MetricsNode::ScalarRight { op: _, lhs: expr, scalar: _ } | MetricsNode::ScalarLeft { op: _, scalar: _, rhs: expr } => {
+                expr.queries()
+            }
         }
     }
 }
@@ -495,5 +518,8 @@ pub enum SecondStage {
     TopK(i64),
     BottomK(i64),
     /// Keeps the points for which `value OP scalar` holds.
-    Filter { op: ComparisonOp, scalar: f64 },
+    Filter {
+        op: ComparisonOp,
+        scalar: f64,
+    },
 }

@@ -9,5 +9,27 @@
 //!   (except for `compare()` and the smallest integer, whose canonical texts cannot be written as queries).
 
 pub mod ast;
-pub mod regex;
 pub mod types;
+pub mod regex;
+pub mod error;
+mod lexer;
+pub mod parser;
+pub mod check;
+pub mod print;
+pub mod rewrite;
+pub mod fetch;
+pub mod autocomplete;
+
+pub use check::validate;
+pub use error::QueryError;
+pub use parser::parse;
+
+/// Parses and validates `text`.
+///
+/// # Errors
+/// The first problem, with the text the compatible system gives.
+pub fn compile(text: &str) -> Result<ast::Query, QueryError> {
+    let query = parse(text)?;
+    validate(&query)?;
+    Ok(query)
+}

@@ -202,7 +202,11 @@ fn escape<'a>(after: &'a str, out: &mut String, in_class: bool) -> Result<&'a st
             out.push(c);
         }
         'p' | 'P' => {
-            let end = if rest.starts_with('{') { rest.find('}').ok_or(InvalidPattern)? + 1 } else { rest.chars().next().ok_or(InvalidPattern)?.len_utf8() };
+            let end = if rest.starts_with('{') {
+                rest.find('}').ok_or(InvalidPattern)? + 1
+            } else {
+                rest.chars().next().ok_or(InvalidPattern)?.len_utf8()
+            };
             let _ = write!(out, "\\{c}{}", &rest[..end]);
             return Ok(&rest[end..]);
         }
@@ -319,7 +323,24 @@ mod tests {
 
     #[test]
     fn refuses_what_go_refuses() {
-        for pattern in ["(ab", "a)(b", "a**", "a{2}{3}", "*a", "x{1001}", "x{3,2}", r"\C", r"\1", "(?=a)", "(?x)a", "(?<!a)b", "[a", r"\", "a|*", "((a{1000}){1000}){9}"] {
+        for pattern in [
+            "(ab",
+            "a)(b",
+            "a**",
+            "a{2}{3}",
+            "*a",
+            "x{1001}",
+            "x{3,2}",
+            r"\C",
+            r"\1",
+            "(?=a)",
+            "(?x)a",
+            "(?<!a)b",
+            "[a",
+            r"\",
+            "a|*",
+            "((a{1000}){1000}){9}",
+        ] {
             assert_eq!(Pattern::compile(pattern).map(|_| ()), Err(InvalidPattern), "{pattern}");
         }
     }

@@ -8,7 +8,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use super::ast::{ArithmeticOp, BinaryOp, ComparisonOp, LogicalOp, UnaryOp};
+use super::ast::{ArithmeticOp, Attribute, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, UnaryOp};
 use super::regex::Pattern;
 
 /// What is known about the type of an expression before any span is seen.
@@ -58,9 +58,7 @@ impl StaticType {
     /// Whether operands of these types may meet in one operation (traceql, validation).
     pub fn matches(self, other: Self) -> bool {
         let (left, right) = (self.element().unwrap_or(self), other.element().unwrap_or(other));
-        left == right
-            || [left, right].iter().any(|t| matches!(t, Self::Attribute | Self::Nil))
-            || (left.is_numeric() && right.is_numeric())
+        left == right || [left, right].iter().any(|t| matches!(t, Self::Attribute | Self::Nil)) || (left.is_numeric() && right.is_numeric())
     }
 
     /// Whether `op` is defined for operands of this type.
@@ -89,6 +87,46 @@ impl StaticType {
             UnaryOp::Not => matches!(self, Self::Attribute | Self::Boolean),
             UnaryOp::Exists | UnaryOp::NotExists => true,
         }
+    }
+}
+
+/// Returns the type of an attribute: known for most intrinsics, else [`StaticType::Attribute`].
+pub fn attribute_type(attribute: &Attribute) -> StaticType {
+    let Attribute::Intrinsic(intrinsic) = attribute else {
+        return StaticType::Attribute;
+    };
+    match intrinsic {
+        Intrinsic::Duration | Intrinsic::TraceDuration | Intrinsic::EventTimeSinceStart => StaticType::Duration,
+        Intrinsic::Name
+        | Intrinsic::StatusMessage
+        | Intrinsic::SpanId
+        | Intrinsic::SpanParentId
+        | Intrinsic::RootName
+        | Intrinsic::RootServiceName
+        | Intrinsic::TraceId
+        | Intrinsic::EventName
+        | Intrinsic::LinkTraceId
+        | Intrinsic::LinkSpanId => StaticType::String,
+        Intrinsic::Status => StaticType::Status,
+        Intrinsic::Kind => StaticType::Kind,
+        Intrinsic::SpanChildCount | Intrinsic::NestedSetLeft | Intrinsic::NestedSetRight | Intrinsic::NestedSetParent => StaticType::Int,
+        Intrinsic::InstrumentationName | Intrinsic::InstrumentationVersion => StaticType::Attribute,
+        Intrinsic::Parent => StaticType::Nil,
+    }
+}
+
+/// Returns the type an expression has if its operands are legal.
+pub fn expression_type(expr: &FieldExpr) -> StaticType {
+    match expr {
+        FieldExpr::Literal(value) => value.static_type(),
+        FieldExpr::Attribute(attribute) => attribute_type(attribute),
+        FieldExpr::Unary { op: UnaryOp::Negate | UnaryOp::Not, operand } => expression_type(operand),
+        FieldExpr::Unary { op: UnaryOp::Exists | UnaryOp::NotExists, operand: _ } | FieldExpr::Logical { .. } => StaticType::Boolean,
+        FieldExpr::Binary { op: BinaryOp::Arithmetic(_), lhs, rhs } => match expression_type(lhs) {
+            StaticType::Attribute => expression_type(rhs),
+            known => known,
+        },
+        FieldExpr::Binary { .. } => StaticType::Boolean,
     }
 }
 
@@ -176,7 +214,7 @@ impl Kind {
 
 /// A value.
 ///
-/// `==` and `Hash` are structural, with floats by bit pattern, so values can be grouping keys. The language's `=` is [`compare`].
+/// `==` and `Hash` are structural, with floats by bit pattern and all NaN alike, so values can be grouping keys. The language's `=` is [`compare`].
 #[derive(Debug, Clone)]
 pub enum Static {
     Nil,
@@ -261,14 +299,14 @@ impl PartialEq for Static {
         match (self, other) {
             (Self::Nil, Self::Nil) => true,
             (Self::Int(a), Self::Int(b)) | (Self::Duration(a), Self::Duration(b)) => a == b,
-            (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
+            (Self::Float(a), Self::Float(b)) => float_key(*a) == float_key(*b),
             (Self::String(a), Self::String(b)) => a == b,
             (Self::Bool(a), Self::Bool(b)) => a == b,
             (Self::Status(a), Self::Status(b)) => a == b,
             (Self::Kind(a), Self::Kind(b)) => a == b,
             (Self::IntArray(a), Self::IntArray(b)) => a == b,
             (Self::FloatArray(a), Self::FloatArray(b)) => {
-                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits())
+                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| float_key(*a) == float_key(*b))
             }
             (Self::StringArray(a), Self::StringArray(b)) => a == b,
             (Self::BoolArray(a), Self::BoolArray(b)) => a == b,
@@ -279,19 +317,24 @@ impl PartialEq for Static {
 
 impl Eq for Static {}
 
+/// Returns the bits of `value`, the same for every NaN.
+fn float_key(value: f64) -> u64 {
+    if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() }
+}
+
 impl Hash for Static {
     fn hash<H: Hasher>(&self, state: &mut H) {
         std::mem::discriminant(self).hash(state);
         match self {
             Self::Nil => {}
             Self::Int(value) | Self::Duration(value) => value.hash(state),
-            Self::Float(value) => value.to_bits().hash(state),
+            Self::Float(value) => float_key(*value).hash(state),
             Self::String(value) => value.hash(state),
             Self::Bool(value) => value.hash(state),
             Self::Status(value) => value.hash(state),
             Self::Kind(value) => value.hash(state),
             Self::IntArray(values) => values.hash(state),
-            Self::FloatArray(values) => values.iter().for_each(|value| value.to_bits().hash(state)),
+            Self::FloatArray(values) => values.iter().for_each(|value| float_key(*value).hash(state)),
             Self::StringArray(values) => values.hash(state),
             Self::BoolArray(values) => values.hash(state),
         }
@@ -318,7 +361,7 @@ pub enum OperationError {
     InvalidRegex(Arc<str>),
 }
 
-/// Returns `lhs OP rhs` for run-time values.
+/// Returns `lhs OP rhs` for run-time values. Compiles patterns on each call: loops over spans hold a [`Pattern`] instead.
 pub fn binary(op: BinaryOp, lhs: &Static, rhs: &Static) -> Result<Static, OperationError> {
     let (left, right) = (lhs.static_type(), rhs.static_type());
     if !left.matches(right) || !left.allows(op) || !right.allows(op) {
@@ -470,4 +513,66 @@ fn list_operator(op: BinaryOp, value: &Static, list: &Static) -> Result<Static, 
         }
     }
     Ok(Static::Bool(any == matches!(op, BinaryOp::In | BinaryOp::MatchAny)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(values: &[i64]) -> Static {
+        Static::IntArray(values.into())
+    }
+
+    fn text(value: &str) -> Static {
+        Static::string(value)
+    }
+
+    #[test]
+    fn operators_follow_the_rules() {
+        use ArithmeticOp::{Add, Div, Mod, Pow};
+        use ComparisonOp::{Eq, Ge, Gt, Lt, Ne};
+        let (yes, no) = (Ok(Static::Bool(true)), Ok(Static::Bool(false)));
+        let arithmetic = BinaryOp::Arithmetic;
+        let compare = BinaryOp::Compare;
+        let second = 1_000_000_000;
+        for (lhs, op, rhs, expected) in [
+            (Static::Int(2), arithmetic(Pow), Static::Int(3), Ok(Static::Int(8))),
+            (Static::Int(i64::MAX), arithmetic(Add), Static::Int(1), Ok(Static::Int(i64::MIN))),
+            (Static::Int(-7), arithmetic(Div), Static::Int(2), Ok(Static::Int(-3))),
+            (Static::Int(-7), arithmetic(Mod), Static::Int(2), Ok(Static::Int(-1))),
+            (Static::Int(1), arithmetic(Div), Static::Int(0), Err(OperationError::DivisionByZero)),
+            (Static::Int(1), arithmetic(Mod), Static::Int(0), Err(OperationError::ModuloByZero)),
+            (Static::Float(1.0), arithmetic(Div), Static::Int(0), Ok(Static::Float(f64::INFINITY))),
+            (Static::Duration(second), arithmetic(Add), Static::Duration(second), Ok(Static::Float(2e9))),
+            (text("a"), arithmetic(Add), Static::Int(1), no.clone()),
+            (Static::Duration(second), compare(Eq), Static::Float(1e9), yes.clone()),
+            (Static::Nil, compare(Eq), Static::Nil, no.clone()),
+            (Static::Nil, compare(Ne), Static::Int(1), no.clone()),
+            (text("1"), compare(Ne), Static::Int(1), no.clone()),
+            (text("b"), compare(Gt), text("a"), yes.clone()),
+            (text("a\nb"), BinaryOp::Regex, text("a.b"), yes.clone()),
+            (text("ab"), BinaryOp::NotRegex, text("a"), yes.clone()),
+            (list(&[1, 3]), compare(Gt), Static::Int(2), yes.clone()),
+            (Static::Int(2), compare(Lt), list(&[1, 3]), yes.clone()),
+            (list(&[1, 3]), compare(Ge), Static::Float(3.5), no.clone()),
+            (list(&[1, 3]), compare(Ne), Static::Int(1), no.clone()),
+            (list(&[]), compare(Ne), Static::Int(1), yes.clone()),
+            (list(&[1]), compare(Eq), list(&[1]), Err(OperationError::ArrayWithArray)),
+            (list(&[1]), arithmetic(Add), Static::Int(1), Err(OperationError::ArithmeticOnArray)),
+            (Static::Int(3), BinaryOp::In, list(&[1, 3]), yes.clone()),
+            (list(&[4, 3]), BinaryOp::NotIn, list(&[1, 3]), no.clone()),
+            (Static::Status(Status::Ok), compare(Eq), Static::Status(Status::Ok), yes),
+            (Static::Status(Status::Ok), compare(Eq), Static::Int(1), no),
+        ] {
+            assert_eq!(binary(op, &lhs, &rhs), expected, "{lhs} {op} {rhs}");
+        }
+    }
+
+    #[test]
+    fn keys_tell_types_apart() {
+        assert_ne!(Static::Int(1), Static::Float(1.0));
+        assert_ne!(Static::Int(1), Static::Duration(1));
+        assert_eq!(Static::Float(f64::NAN), Static::Float(-f64::NAN));
+        assert_ne!(Static::Float(0.0), Static::Float(-0.0));
+    }
 }
