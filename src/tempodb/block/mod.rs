@@ -14,9 +14,9 @@
 mod assemble;
 mod attrs;
 mod decode;
+pub mod dictionary_cache;
 pub mod error;
 mod file;
-pub mod dictionary_cache;
 pub mod projection;
 pub mod prune;
 pub mod read;
@@ -26,6 +26,7 @@ pub mod selection;
 
 pub mod bloom;
 pub mod dedicated;
+pub mod encode;
 pub mod index;
 pub mod meta;
 pub mod schema;
