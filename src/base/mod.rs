@@ -1,5 +1,6 @@
 //! What could have been in std. No knowledge of traces.
 
+pub mod byte_budget;
 pub mod clock;
 pub mod cpu_pool;
 pub mod error_class;
