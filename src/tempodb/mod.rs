@@ -1,1 +1,3 @@
 //! The storage engine: backends, blocks, block list. Usable without any role.
+
+pub mod config;

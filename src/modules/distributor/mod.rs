@@ -11,6 +11,7 @@
 //! * Every span of a push is in a record, or in the rejected count of the answer, or the push as a whole was refused.
 //! * Bodies, decompressed bodies and records of all pushes in flight together stay within one byte budget.
 
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod metrics;
@@ -18,6 +19,7 @@ pub mod options;
 mod placement;
 pub mod push;
 mod rate_limit;
+pub mod receiver_config;
 pub mod receivers;
 mod tenants;
 
