@@ -1,6 +1,11 @@
 //! What a span is: ids, attribute values, the OTLP wire view, the columnar [`span_table::SpanTable`]. No I/O.
 
+mod any_value;
+pub mod combine;
+mod definition;
 pub mod ids;
+pub mod otlp_table;
 pub mod span_table;
 pub mod strings;
+mod trace_numbers;
 pub mod wire;

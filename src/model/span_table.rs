@@ -233,6 +233,11 @@ impl Offsets {
         self.0.partition_point(|&end| end as usize <= item) - 1
     }
 
+    /// Forgets all owners from `owners` on.
+    pub fn truncate(&mut self, owners: usize) {
+        self.0.truncate(owners + 1);
+    }
+
     /// The raw bounds: owner `i` has items `bounds[i] .. bounds[i + 1]`.
     pub fn bounds(&self) -> &[u32] {
         &self.0
