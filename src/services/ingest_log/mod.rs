@@ -1,7 +1,7 @@
 //! The ingest log: partitions of records that distributors append to and that block-builders, live-stores, metrics-generators and
 //! samplers consume, each consumer group at its own pace.
 //!
-//! [`IngestLog`] is the boundary. `embedded::EmbeddedLog` implements it with local files for deployments where producers
+//! [`IngestLog`] is the boundary. [`EmbeddedLog`](embedded::EmbeddedLog) implements it with local files for deployments where producers
 //! and consumers share a process; a Kafka client implements the same trait. Consumers are written once against the trait.
 //!
 //! Not here: what a record's value means (an encoded `PushBytesRequest` for spans), which partition a trace belongs to (the ring).
@@ -22,7 +22,15 @@ use bytes::Bytes;
 pub use error::LogError;
 
 pub mod embedded;
+mod store;
+mod writer;
+mod partition;
+mod commits;
+mod segment;
+mod frame;
+mod files;
 mod error;
+pub mod metrics;
 
 /// Number of a partition, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
