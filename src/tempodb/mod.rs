@@ -1,1 +1,4 @@
 //! The storage engine: backends, blocks, block list. Usable without any role.
+
+pub mod block;
+pub mod tenant_index;
