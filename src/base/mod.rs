@@ -3,3 +3,12 @@
 pub mod clock;
 pub mod cpu_pool;
 pub mod error_class;
+pub mod duration;
+pub mod size;
+pub mod secret;
+pub mod hostname;
+pub mod config_block;
+pub mod tls;
+pub mod backoff;
+pub mod yaml;
+pub mod expand_env;

@@ -1,5 +1,8 @@
 //! Answers the query API.
 
+pub mod config;
+pub mod limits;
+mod metrics;
 mod params;
 mod request;
 mod respond;

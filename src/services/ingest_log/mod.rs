@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 pub use error::LogError;
 
+pub mod config;
 pub mod embedded;
 mod store;
 mod writer;
