@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::traceql::ast::Attribute;
 use crate::traceql::result::{SearchRequest, TraceHit};
+use crate::traceql::tags::{TagLimits, TagScope, TagValue};
 
 /// The span of time a job looks at, in seconds since the epoch, both included. Both 0: all times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,10 +15,10 @@ pub struct TimeRange {
 }
 
 impl TimeRange {
-    /// Whether data from `start` to `end` seconds may lie in the range.
+    /// Whether data from `start` to `end` seconds may lie in the range. The times of a block may be exchanged if its data came late.
     pub fn overlaps(self, start: i64, end: i64) -> bool {
-        let (start, end) = (start.min(end), end.max(start));
-        self == Self::default() || (start <= i64::from(self.end_unix_seconds) && end >= i64::from(self.start_unix_seconds))
+        let (earliest, latest) = (start.min(end), start.max(end));
+        self == Self::default() || (earliest <= i64::from(self.end_unix_seconds) && latest >= i64::from(self.start_unix_seconds))
     }
 }
 
@@ -52,46 +54,11 @@ pub struct SearchReply {
     pub inspection: Inspection,
 }
 
-/// Bounds of tag lists. 0: no bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TagLimits {
-    /// Names per scope, or values.
-    pub max_items: usize,
-    /// Stop after this many items in a row that were known already.
-    pub max_stale_items: usize,
-    /// Bytes of distinct items.
-    pub max_bytes: usize,
-}
-
-/// The level an attribute sits on, as the API names it. Order of answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum TagLevel {
-    Resource,
-    Span,
-    Event,
-    Link,
-    Instrumentation,
-}
-
-impl TagLevel {
-    pub const ALL: [Self; 5] = [Self::Resource, Self::Span, Self::Event, Self::Link, Self::Instrumentation];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Resource => "resource",
-            Self::Span => "span",
-            Self::Event => "event",
-            Self::Link => "link",
-            Self::Instrumentation => "instrumentation",
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagNamesRequest {
     /// Empty: nothing is asked for.
-    pub levels: Vec<TagLevel>,
-    /// TraceQL that narrows the spans looked at; incomplete queries are repaired or ignored, never refused.
+    pub scopes: Vec<TagScope>,
+    /// TraceQL that narrows the spans looked at; incomplete queries are repaired or ignored, never refused. Empty: all spans.
     pub filter: String,
     pub range: TimeRange,
     pub limits: TagLimits,
@@ -99,27 +66,20 @@ pub struct TagNamesRequest {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagValuesRequest {
-    /// A TraceQL attribute such as `resource.service.name`, or the canonical name of an intrinsic.
-    pub attribute: crate::traceql::ast::Attribute,
+    pub attribute: Attribute,
+    /// See [`TagNamesRequest::filter`].
     pub filter: String,
     pub range: TimeRange,
     pub limits: TagLimits,
 }
 
-/// Names per level, distinct.
+/// Distinct names by scope.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TagNamesReply {
-    pub names: BTreeMap<TagLevel, BTreeSet<Arc<str>>>,
+    pub names: BTreeMap<TagScope, BTreeSet<Arc<str>>>,
     /// A limit cut the list.
     pub truncated: bool,
     pub inspection: Inspection,
-}
-
-/// A value of a tag: the type as the API names it (`string`, `int`, `float`, `bool`, `duration`, `keyword`) and its text.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TagValue {
-    pub kind: &'static str,
-    pub text: Arc<str>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -127,4 +87,18 @@ pub struct TagValuesReply {
     pub values: BTreeSet<TagValue>,
     pub truncated: bool,
     pub inspection: Inspection,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_overlap_in_whole_seconds() {
+        let range = TimeRange { start_unix_seconds: 10, end_unix_seconds: 20 };
+        for ((start, end), overlaps) in [((20, 30), true), ((21, 30), false), ((0, 10), true), ((0, 9), false), ((25, 15), true)] {
+            assert_eq!(range.overlaps(start, end), overlaps, "{start} {end}");
+        }
+        assert!(TimeRange::default().overlaps(5, 6));
+    }
 }
