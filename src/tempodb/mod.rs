@@ -2,4 +2,5 @@
 
 pub mod block;
 pub mod config;
+pub mod backend;
 pub mod tenant_index;

@@ -8,7 +8,7 @@ use super::{DecodeError, FREE_RATIO_BYTES, MAX_PAGE_BYTES, MAX_RATIO, Result};
 
 /// How the pages of a chunk are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Codec {
+pub(in crate::tempodb::block) enum Codec {
     Uncompressed,
     Snappy,
     Gzip,

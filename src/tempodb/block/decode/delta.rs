@@ -47,7 +47,8 @@ pub(super) fn integers(bytes: &mut &[u8], count: usize, mut push: impl FnMut(i64
             let whole = per_miniblock / 8 * width;
             let used = left.min(per_miniblock);
             // As with packed runs, a cut-off padding of the very last miniblock is tolerated.
-            let mut packed = take(bytes, whole.min(bytes.len()).max((used * width).div_ceil(8)), WHAT)?;
+            let stored = whole.min(bytes.len()).max((used * width).div_ceil(8));
+            let mut packed = take(bytes, stored, WHAT)?;
             left -= used;
             if width == 0 {
                 for _ in 0..used {

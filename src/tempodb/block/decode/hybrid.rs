@@ -40,7 +40,8 @@ fn for_each_run<'a>(mut bytes: &'a [u8], width: u32, count: usize, mut visit: im
             // The last group is padded by the format; writers that cut the padding off are tolerated.
             let whole = length.saturating_mul(width as usize);
             let needed = (count * width as usize).div_ceil(8);
-            let packed = take(&mut bytes, whole.min(bytes.len()).max(needed), WHAT)?;
+            let stored = whole.min(bytes.len()).max(needed);
+            let packed = take(&mut bytes, stored, WHAT)?;
             visit(Run::Packed { bytes: packed, count });
         }
     }

@@ -9,12 +9,13 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(super) mod chunk;
+pub(super) mod codec;
 pub(super) mod levels;
 pub(super) mod page;
 pub(super) mod sink;
 pub(super) mod strings;
 
-mod codec;
+
 mod delta;
 mod hybrid;
 mod plain;

@@ -26,6 +26,31 @@ pub(in crate::tempodb::block) trait Sink {
     fn keep(&mut self, start: usize, ranges: &[Range<usize>]);
 }
 
+/// Counts values and keeps none: for leaves of which only the levels matter.
+#[derive(Default)]
+pub(in crate::tempodb::block) struct Nothing {
+    count: usize,
+}
+
+impl Sink for Nothing {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn dictionary(&mut self, _page: &[u8], _count: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn decode(&mut self, _encoding: Encoding, _values: &[u8], count: usize) -> Result<()> {
+        self.count += count;
+        Ok(())
+    }
+
+    fn keep(&mut self, start: usize, ranges: &[Range<usize>]) {
+        self.count = start + ranges.iter().map(Range::len).sum::<usize>();
+    }
+}
+
 /// Physical width of an integer column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::tempodb::block) enum IntWidth {

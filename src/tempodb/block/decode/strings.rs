@@ -103,51 +103,27 @@ impl StrColumn {
 
     /// Appends the strings to `pool` and returns the ids of all values.
     pub(in crate::tempodb::block) fn into_ids(mut self, pool: &mut StringPool) -> Result<Vec<StrId>> {
-        let mut codes = std::mem::take(&mut self.codes);
-        self.resolve(&mut codes, pool)?;
-        Ok(codes.into_iter().map(StrId).collect())
+        let codes = std::mem::take(&mut self.codes);
+        let mut ids = self.ids(codes.len(), pool)?;
+        codes.into_iter().map(|code| ids.of(code, pool)).collect()
     }
 
-    /// Replaces `codes` of this column by ids in `pool`. Appends all strings as one block, or only the used ones when they are few.
-    pub(in crate::tempodb::block) fn resolve(&self, codes: &mut [u32], pool: &mut StringPool) -> Result<()> {
-        if codes.len() >= self.code_count() / 2 { self.resolve_as_block(codes, pool) } else { self.resolve_used(codes, pool) }
-    }
-
-    fn resolve_as_block(&self, codes: &mut [u32], pool: &mut StringPool) -> Result<()> {
-        if codes.is_empty() {
-            return Ok(());
-        }
-        let full = DecodeError::TooLarge("string pool of a row group");
-        let first = pool.push_block(&self.dictionary.bytes, &self.dictionary.ends).ok_or(full)?;
-        pool.push_block(&self.plain.bytes, &self.plain.ends).ok_or(full)?;
-        // A dictionary may hold the empty string, whose id is fixed.
-        let empty = self.strings().position(<[u8]>::is_empty).map_or(EMPTY_CODE, |code| code as u32);
-        for code in codes {
-            *code = if *code == EMPTY_CODE || *code == empty { 0 } else { first.0.wrapping_add(*code) };
-        }
-        Ok(())
-    }
-
-    fn resolve_used(&self, codes: &mut [u32], pool: &mut StringPool) -> Result<()> {
-        let mut ids: HashMap<u32, u32, FixedState> = HashMap::default();
-        for code in codes {
-            *code = match *code {
-                EMPTY_CODE => 0,
-                known => match ids.get(&known) {
-                    Some(&id) => id,
-                    None => {
-                        let value = self.get(known);
-                        if value.len() + pool.byte_len() > u32::MAX as usize {
-                            return Err(DecodeError::TooLarge("string pool of a row group"));
-                        }
-                        let id = pool.push(value).0;
-                        ids.insert(known, id);
-                        id
-                    }
-                },
-            };
-        }
-        Ok(())
+    /// Prepares to turn about `expected` codes into ids: all strings go to `pool` as one block, or each when it is first met, if only few are.
+    pub(in crate::tempodb::block) fn ids(&self, expected: usize, pool: &mut StringPool) -> Result<CodeIds<'_>> {
+        let strings = self.code_count();
+        let known = if expected < strings / 16 {
+            Known::Map(HashMap::default())
+        } else if expected < strings / 2 {
+            Known::Table(vec![0; strings])
+        } else {
+            let full = DecodeError::TooLarge("string pool of a row group");
+            let first = pool.push_block(&self.dictionary.bytes, &self.dictionary.ends).ok_or(full)?;
+            pool.push_block(&self.plain.bytes, &self.plain.ends).ok_or(full)?;
+            // A dictionary may hold the empty string, whose id is fixed.
+            let empty = self.strings().position(<[u8]>::is_empty).map_or(EMPTY_CODE, |code| code as u32);
+            Known::Block { first: first.0, empty }
+        };
+        Ok(CodeIds { column: self, known })
     }
 
     fn push_plain(plain: &mut Dictionary, codes: &mut Vec<u32>, dictionary: usize, value: &[u8]) {
@@ -157,6 +133,40 @@ impl StrColumn {
             codes.push((dictionary + plain.len()) as u32);
             plain.push(value);
         }
+    }
+}
+
+/// Turns codes of a column into ids of a pool.
+pub(in crate::tempodb::block) struct CodeIds<'a> {
+    column: &'a StrColumn,
+    known: Known,
+}
+
+enum Known {
+    Block { first: u32, empty: u32 },
+    /// By code; 0 is not yet known (or the empty string, which is pushed for nothing).
+    Table(Vec<u32>),
+    Map(HashMap<u32, u32, FixedState>),
+}
+
+impl CodeIds<'_> {
+    #[inline]
+    pub(in crate::tempodb::block) fn of(&mut self, code: u32, pool: &mut StringPool) -> Result<StrId> {
+        let slot = match &mut self.known {
+            _ if code == EMPTY_CODE => return Ok(StrId::EMPTY),
+            Known::Block { empty, .. } if code == *empty => return Ok(StrId::EMPTY),
+            Known::Block { first, .. } => return Ok(StrId(first.wrapping_add(code))),
+            Known::Table(ids) => ids.get_mut(code as usize).ok_or(DecodeError::Corrupt("dictionary code"))?,
+            Known::Map(ids) => ids.entry(code).or_insert(0),
+        };
+        if *slot == 0 {
+            let value = self.column.get(code);
+            if value.len() + pool.byte_len() > u32::MAX as usize {
+                return Err(DecodeError::TooLarge("string pool of a row group"));
+            }
+            *slot = pool.push(value).0;
+        }
+        Ok(StrId(*slot))
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) enum PageKind {
 
 /// Parquet encodings by their number in the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Encoding {
+pub(in crate::tempodb::block) enum Encoding {
     Plain,
     /// PLAIN_DICTIONARY or RLE_DICTIONARY: same bytes in data pages.
     Dictionary,
