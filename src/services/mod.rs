@@ -4,7 +4,6 @@ pub mod ingest_log;
 pub mod rpc;
 pub mod grpc_client;
 pub mod live_store_client;
-pub mod ingest_log;
 pub mod ring;
 pub mod memberlist;
 pub mod overrides;
