@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::search::{SearchReply, SearchRequest, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
+use super::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use super::status::CallError;
 use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::SpanTable;
+use crate::traceql::result::SearchRequest;
 
 #[async_trait]
 pub trait SpanReader: Send + Sync + 'static {
