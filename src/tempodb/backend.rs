@@ -327,7 +327,9 @@ mod tests {
         let backend = Backend::new(Arc::new(InMemory::new()), "some/prefix");
         let id = BlockId::random();
         let put = async |key: &str| backend.write(&Path::from(format!("some/prefix/{key}")), "x").await.unwrap();
-        for key in ["work.json", "a/index.pb.zst", "a/not-a-block/meta.json", "a/x/y/z/meta.json", "tempo_cluster_seed.json", "b:c/x/meta.json"] {
+        for key in
+            ["work.json", "a/index.pb.zst", "a/not-a-block/meta.json", "a/x/y/z/meta.json", "tempo_cluster_seed.json", "b:c/x/meta.json"]
+        {
             put(key).await;
         }
         put(&format!("a/{id}/meta.json")).await;

@@ -117,13 +117,7 @@ pub(super) fn columns_of(projection: &Projection, file: &BlockFile) -> Vec<Colum
 
 impl<'a> Assembler<'a> {
     pub(super) fn new(fetched: &'a Fetched) -> Self {
-        Self {
-            fetched,
-            pool: StringPool::default(),
-            decoded: Vec::new(),
-            scratch: Scratch::default(),
-            levels: Levels::default(),
-        }
+        Self { fetched, pool: StringPool::default(), decoded: Vec::new(), scratch: Scratch::default(), levels: Levels::default() }
     }
 
     /// Decodes what `projection` asks for.
@@ -321,7 +315,11 @@ impl<'a> Assembler<'a> {
         let known = self.fetched.dictionaries.get(&index).cloned();
         let was_known = known.is_some();
         let mut values = StrColumn::with_dictionary(known);
-        if with_levels { self.decode_with_levels(column, &mut values)? } else { self.decode_values(column, &mut values)? };
+        if with_levels {
+            self.decode_with_levels(column, &mut values)?
+        } else {
+            self.decode_values(column, &mut values)?
+        };
         if let (false, Some(dictionary)) = (was_known, values.dictionary()) {
             self.decoded.push((index, dictionary));
         }
@@ -349,7 +347,13 @@ impl<'a> Assembler<'a> {
         if is_valid { Ok(true) } else { Err(self.error(column, DecodeError::Corrupt("repetition levels"))) }
     }
 
-    fn decode(&self, leaf: &FileLeaf, levels: Option<&mut Levels>, sink: &mut impl Sink, scratch: &mut Scratch) -> Result<(), BlockReadError> {
+    fn decode(
+        &self,
+        leaf: &FileLeaf,
+        levels: Option<&mut Levels>,
+        sink: &mut impl Sink,
+        scratch: &mut Scratch,
+    ) -> Result<(), BlockReadError> {
         let fetched = self.fetched;
         let (file, group) = (&fetched.file, fetched.group);
         let Some(pages) = fetched.pages.get(&leaf.index) else {

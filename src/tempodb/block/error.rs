@@ -61,7 +61,9 @@ impl BlockReadError {
             Self::UnknownVersion(_) => ErrorClass::Invalid,
             Self::Backend(cause) | Self::Bloom { cause, .. } => cause.class(),
             Self::Column { cause: DecodeError::Unsupported(_), .. } => ErrorClass::Unsupported,
-            Self::CorruptBloom { .. } | Self::CorruptIndex(_) | Self::Footer(_) | Self::Layout(_) | Self::Column { .. } => ErrorClass::Internal,
+            Self::CorruptBloom { .. } | Self::CorruptIndex(_) | Self::Footer(_) | Self::Layout(_) | Self::Column { .. } => {
+                ErrorClass::Internal
+            }
         }
     }
 }

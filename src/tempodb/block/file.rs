@@ -21,9 +21,9 @@ use parquet::file::metadata::{
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 
-use super::dedicated::{DedicatedColumn, DedicatedSlot};
 use super::decode::codec::Codec;
 use super::decode::page::LeafShape;
+use super::dedicated::{DedicatedColumn, DedicatedSlot};
 use super::error::BlockReadError;
 use super::schema::{BlockSchema, Column, ValueType};
 use crate::model::ids::TraceId;
@@ -88,8 +88,8 @@ impl BlockFile {
     pub(super) fn parse(footer: &[u8], size_bytes: u64, dedicated: &[DedicatedColumn]) -> Result<Self, BlockReadError> {
         let mut options = ParquetMetaDataOptions::new();
         options.set_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
-        let metadata =
-            contain_panics(|| ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))).map_err(BlockReadError::Footer)?;
+        let metadata = contain_panics(|| ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options)))
+            .map_err(BlockReadError::Footer)?;
         let schema = BlockSchema::new(dedicated);
         let descriptor = metadata.file_metadata().schema_descr_ptr();
         let columns = descriptor.columns();
@@ -105,13 +105,7 @@ impl BlockFile {
             }
             leaves.insert(
                 leaf.column,
-                FileLeaf {
-                    index,
-                    path: leaf.path.clone(),
-                    value: leaf.value,
-                    max_repetition: leaf.max_rep,
-                    max_definition: leaf.max_def,
-                },
+                FileLeaf { index, path: leaf.path.clone(), value: leaf.value, max_repetition: leaf.max_rep, max_definition: leaf.max_def },
             );
         }
         let file = Self { metadata, leaves, slots: schema.slots().to_vec(), size_bytes };
@@ -171,7 +165,8 @@ impl BlockFile {
     pub(super) fn chunk_range(&self, group: usize, leaf: &FileLeaf) -> Result<Range<u64>, BlockReadError> {
         let chunk = self.chunk(group, leaf)?;
         // Some writers say 0 where there is no dictionary.
-        let start = chunk.dictionary_page_offset().filter(|&offset| offset > 0).unwrap_or(chunk.data_page_offset()).min(chunk.data_page_offset());
+        let start =
+            chunk.dictionary_page_offset().filter(|&offset| offset > 0).unwrap_or(chunk.data_page_offset()).min(chunk.data_page_offset());
         self.checked_range(start, chunk.compressed_size())
     }
 
@@ -185,7 +180,8 @@ impl BlockFile {
     }
 
     fn checked_range(&self, start: i64, length: i64) -> Result<Range<u64>, BlockReadError> {
-        let range = u64::try_from(start).ok().zip(u64::try_from(length).ok()).and_then(|(start, length)| Some(start..start.checked_add(length)?));
+        let range =
+            u64::try_from(start).ok().zip(u64::try_from(length).ok()).and_then(|(start, length)| Some(start..start.checked_add(length)?));
         range.filter(|range| range.end <= self.size_bytes).ok_or(BlockReadError::Layout("a column chunk lies outside the file"))
     }
 
@@ -236,7 +232,12 @@ impl BlockFile {
     }
 
     /// Parses what lies in [`Self::offset_index_range`] and [`Self::trace_id_index_range`].
-    pub(super) fn parse_group_index(&self, group: usize, offsets: (u64, Bytes), trace_ids: (u64, Bytes)) -> Result<GroupIndex, BlockReadError> {
+    pub(super) fn parse_group_index(
+        &self,
+        group: usize,
+        offsets: (u64, Bytes),
+        trace_ids: (u64, Bytes),
+    ) -> Result<GroupIndex, BlockReadError> {
         Ok(GroupIndex { pages: self.parse_offset_index(group, offsets)?, trace_id_bounds: self.parse_trace_id_index(group, trace_ids)? })
     }
 
@@ -341,5 +342,6 @@ pub struct IntBounds {
 
 /// The crate's footer parser is not ours to harden: a panic on broken bytes becomes an error of the block.
 fn contain_panics<T>(parse: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(parse)).unwrap_or_else(|_| Err(ParquetError::General("the footer parser panicked".to_owned())))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(parse))
+        .unwrap_or_else(|_| Err(ParquetError::General("the footer parser panicked".to_owned())))
 }

@@ -14,15 +14,16 @@
 mod assemble;
 mod attrs;
 mod decode;
+pub mod dictionary_cache;
 pub mod error;
 mod file;
-pub mod dictionary_cache;
 pub mod projection;
 pub mod read;
 pub mod selection;
 
 pub mod bloom;
 pub mod dedicated;
+pub mod encode;
 pub mod index;
 pub mod meta;
 pub mod schema;

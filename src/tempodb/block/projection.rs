@@ -169,13 +169,7 @@ impl Projection {
                 dropped_links: true,
                 attrs: AttrSelection::All,
             },
-            events: EventColumns {
-                offsets: true,
-                time_since_start: true,
-                name: true,
-                dropped_attributes: true,
-                attrs: AttrSelection::All,
-            },
+            events: EventColumns { offsets: true, time_since_start: true, name: true, dropped_attributes: true, attrs: AttrSelection::All },
             links: LinkColumns {
                 offsets: true,
                 trace_id: true,

@@ -116,9 +116,8 @@ impl Cut {
         starts.push(repetition.len());
         let (mut entries, mut values) = (Vec::new(), Vec::new());
         let (mut counted, mut value) = (0, 0);
-        let values_in = |range: Range<usize>| {
-            definition.get(range).unwrap_or_default().iter().filter(|&&level| level == shape.max_definition).count()
-        };
+        let values_in =
+            |range: Range<usize>| definition.get(range).unwrap_or_default().iter().filter(|&&level| level == shape.max_definition).count();
         for kept in rows.within(first_row, first_row + rows_in_page) {
             let (Some(&from), Some(&to)) = (starts.get(kept.start), starts.get(kept.end)) else { continue };
             let first = value + values_in(counted..from);

@@ -145,7 +145,8 @@ pub(super) fn delta_byte_arrays(mut bytes: &[u8], count: usize, limit: usize, mu
     let mut value = Vec::new();
     let mut total = 0_usize;
     for (prefix, suffix) in prefixes.into_iter().zip(suffixes) {
-        let prefix = usize::try_from(prefix).ok().filter(|&prefix| prefix <= value.len()).ok_or(DecodeError::Corrupt("byte array prefix"))?;
+        let prefix =
+            usize::try_from(prefix).ok().filter(|&prefix| prefix <= value.len()).ok_or(DecodeError::Corrupt("byte array prefix"))?;
         value.truncate(prefix);
         value.extend_from_slice(take(&mut bytes, suffix as usize, "byte array")?);
         total = total.saturating_add(value.len());

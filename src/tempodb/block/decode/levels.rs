@@ -51,10 +51,10 @@ impl Levels {
     }
 
     pub(in crate::tempodb::block) fn words(&self) -> impl Iterator<Item = Word> + '_ {
-        self.repetition.chunks(WORD).zip(self.definition.chunks(WORD)).map(|(repetition, definition)| Word {
-            repetition: padded(repetition, u8::MAX >> 1),
-            definition: padded(definition, 0),
-        })
+        self.repetition
+            .chunks(WORD)
+            .zip(self.definition.chunks(WORD))
+            .map(|(repetition, definition)| Word { repetition: padded(repetition, u8::MAX >> 1), definition: padded(definition, 0) })
     }
 
     /// Returns, for each item of `level`, the index of its first item of `level + 1`, and at the end the number of those.

@@ -15,7 +15,6 @@ pub(super) mod page;
 pub(super) mod sink;
 pub(super) mod strings;
 
-
 mod delta;
 mod hybrid;
 mod plain;

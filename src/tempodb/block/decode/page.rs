@@ -86,7 +86,11 @@ impl StoredPage<'_> {
             return Ok(DataPage { encoding: header.encoding, count: entries, values });
         }
         // Without nulls there is one value an entry; a v2 header tells so without a look at the levels.
-        let known = if header.kind == PageKind::DataV2 { Some(entries.checked_sub(header.num_nulls).ok_or(DecodeError::Corrupt("null count"))?) } else { None };
+        let known = if header.kind == PageKind::DataV2 {
+            Some(entries.checked_sub(header.num_nulls).ok_or(DecodeError::Corrupt("null count"))?)
+        } else {
+            None
+        };
         let count = match known {
             Some(count) if !want_levels => count,
             _ => {

@@ -113,7 +113,9 @@ impl<T: Integer> Sink for Ints<T> {
                 })
             }
             Encoding::Dictionary => lookup(&self.dictionary, &mut self.codes, values, count, &mut self.out),
-            Encoding::Rle | Encoding::DeltaLengthByteArray | Encoding::DeltaByteArray => Err(DecodeError::Corrupt("encoding of an integer column")),
+            Encoding::Rle | Encoding::DeltaLengthByteArray | Encoding::DeltaByteArray => {
+                Err(DecodeError::Corrupt("encoding of an integer column"))
+            }
         }
     }
 

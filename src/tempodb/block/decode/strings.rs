@@ -143,7 +143,10 @@ pub(in crate::tempodb::block) struct CodeIds<'a> {
 }
 
 enum Known {
-    Block { first: u32, empty: u32 },
+    Block {
+        first: u32,
+        empty: u32,
+    },
     /// By code; 0 is not yet known (or the empty string, which is pushed for nothing).
     Table(Vec<u32>),
     Map(HashMap<u32, u32, FixedState>),

@@ -58,7 +58,8 @@ pub(super) fn encode_delta(values: &[i64]) -> Vec<u8> {
         let min = block.iter().copied().min().expect("chunks are not empty");
         put_zigzag(min, &mut out);
         let adjusted: Vec<u64> = block.iter().map(|delta| delta.wrapping_sub(min) as u64).collect();
-        let widths: Vec<u32> = adjusted.chunks(32).map(|mini| mini.iter().map(|value| 64 - value.leading_zeros()).max().unwrap_or(0)).collect();
+        let widths: Vec<u32> =
+            adjusted.chunks(32).map(|mini| mini.iter().map(|value| 64 - value.leading_zeros()).max().unwrap_or(0)).collect();
         out.extend((0..4).map(|i| widths.get(i).copied().unwrap_or(0) as u8));
         for (mini, &width) in adjusted.chunks(32).zip(&widths) {
             put_packed((0..32).map(|i| mini.get(i).copied().unwrap_or(0)), width, &mut out);

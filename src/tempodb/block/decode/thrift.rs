@@ -246,8 +246,10 @@ mod tests {
     use super::*;
 
     /// A v2 header: type 3, sizes 100/60, crc −1, body {10 values, 2 nulls, 5 rows, DBP, def 3 bytes, rep 4 bytes, uncompressed, statistics}.
-    const V2: &[u8] =
-        &[0x15, 6, 0x15, 200, 1, 0x15, 120, 0x15, 1, 0x4c, 0x15, 20, 0x15, 4, 0x15, 10, 0x15, 10, 0x15, 6, 0x15, 8, 0x12, 0x1c, 0x18, 1, 7, 0, 0, 0];
+    const V2: &[u8] = &[
+        0x15, 6, 0x15, 200, 1, 0x15, 120, 0x15, 1, 0x4c, 0x15, 20, 0x15, 4, 0x15, 10, 0x15, 10, 0x15, 6, 0x15, 8, 0x12, 0x1c, 0x18, 1, 7,
+        0, 0, 0,
+    ];
 
     #[test]
     fn reads_a_v2_header_and_stops_behind_it() {
