@@ -1,6 +1,7 @@
 //! What could have been in std. No knowledge of traces.
 
 pub mod backoff;
+pub mod bitset;
 pub mod clock;
 pub mod config_block;
 pub mod cpu_pool;

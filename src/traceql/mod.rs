@@ -19,6 +19,11 @@ pub mod print;
 pub mod rewrite;
 pub mod fetch;
 pub mod autocomplete;
+pub mod result;
+pub mod tags;
+pub mod engine;
+#[cfg(test)]
+mod testing;
 
 pub use check::validate;
 pub use error::QueryError;
