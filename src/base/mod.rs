@@ -1,6 +1,8 @@
 //! What could have been in std. No knowledge of traces.
 
 pub mod byte_budget;
+pub mod backoff;
+pub mod bitset;
 pub mod clock;
 pub mod cpu_pool;
 pub mod error_class;
@@ -10,7 +12,5 @@ pub mod secret;
 pub mod hostname;
 pub mod config_block;
 pub mod tls;
-pub mod backoff;
-pub mod bitset;
 pub mod expand_env;
 pub mod yaml;
