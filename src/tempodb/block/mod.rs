@@ -14,6 +14,9 @@
 pub mod bloom;
 pub mod dedicated;
 pub mod encode;
+pub mod estimate;
 pub mod index;
 pub mod meta;
 pub mod schema;
+pub mod validate;
+pub mod write;
