@@ -115,3 +115,51 @@ fn read_trace_ids(data: Bytes) -> parquet::errors::Result<Vec<Vec<TraceId>>> {
     }
     Ok(row_groups)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_block(folder: &str) -> BlockObjects {
+        let read = |name: &str| Bytes::from(std::fs::read(format!("testdata/blocks/{folder}/{name}")).unwrap());
+        let meta = BlockMeta::from_json(&read("meta.json")).unwrap();
+        let blooms = (0..meta.bloom_shards).map(|shard| read(&format!("bloom-{shard}"))).collect();
+        BlockObjects { data: read("data.parquet"), index: Some(read("index")), blooms, meta }
+    }
+
+    #[test]
+    fn real_blocks_are_good() {
+        for folder in [
+            "vParquet5/alpha/a0a76807-e24a-4b98-bcfd-0e2a55737f75",
+            "vParquet5/alpha/ddf5ebac-38d4-46dd-b64c-c75f25473644",
+            "vParquet5/beta/d99333a4-b0f0-40ac-a8f6-0908cd6aa039",
+            "vParquet5-compacted/alpha/9c58a506-f69c-4b0c-9c85-1e7a2309432f",
+        ] {
+            assert_eq!(check_block(&read_block(folder)), Vec::<String>::new(), "{folder}");
+        }
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let good = read_block("vParquet5/beta/d99333a4-b0f0-40ac-a8f6-0908cd6aa039");
+        let problems = |change: fn(&mut BlockObjects)| {
+            let mut block = good.clone();
+            change(&mut block);
+            check_block(&block).join("; ")
+        };
+        let size = problems(|block| block.meta.size_bytes = 1);
+        assert!(size.starts_with("meta says 1 bytes"), "{size}");
+        let footer = problems(|block| block.meta.footer_size_bytes = 1);
+        assert!(footer.starts_with("meta says a footer of 1 bytes"), "{footer}");
+        let rows = problems(|block| block.meta.total_objects = 1);
+        assert_eq!(rows, "meta says 1 traces, data.parquet has 23");
+        let index = problems(|block| block.index = Some(Bytes::from_static(b"{\"rowGroups\":[]}")));
+        assert_eq!(index, "the index does not hold the last trace id of each row group");
+        let bloom = problems(|block| block.blooms[0] = Bytes::from(BloomShard::decode(&block.blooms[0]).unwrap().emptied().encode()));
+        assert!(bloom.starts_with("the bloom filter lacks trace "), "{bloom}");
+        let columns = problems(|block| drop(block.meta.dedicated_columns.pop()));
+        assert!(columns.starts_with("column "), "{columns}");
+        let cut = problems(|block| block.data.truncate(100));
+        assert!(cut.contains("trace ids cannot be read"), "{cut}");
+    }
+}

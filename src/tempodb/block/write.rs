@@ -189,7 +189,6 @@ impl<W: Write + Send> BlockEncoder<W> {
         if self.traces == 0 {
             return Err(WriteError::EmptyBlock(self.block.id));
         }
-        self.file.finish()?;
         let (start_time, end_time) = self.times();
         let sink = self.file.into_inner()?;
         let meta = BlockMeta {
@@ -344,4 +343,134 @@ impl BlockWriter {
 
 fn store_error(object: &str, block: BlockId, cause: object_store::Error) -> WriteError {
     WriteError::Store { object: object.to_owned(), block, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+    use object_store::local::LocalFileSystem;
+    use object_store::memory::InMemory;
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    use super::super::validate::{BlockObjects, check_block};
+    use super::*;
+    use crate::model::testing::arb_span_table;
+
+    fn new_block() -> NewBlock {
+        let mut block = NewBlock::new(TenantId::parse("t").unwrap(), BlockId::random(), 30);
+        block.bloom.shard_size_bytes = 16;
+        block
+    }
+
+    /// Tables whose traces ascend over all of them.
+    fn arb_tables() -> impl Strategy<Value = Vec<SpanTable>> {
+        prop::collection::vec(arb_span_table(10), 1..4).prop_map(|mut tables| {
+            for (number, table) in tables.iter_mut().enumerate() {
+                table.traces.ids.iter_mut().for_each(|id| id.0[0] = number as u8);
+                table.traces.ids.sort();
+            }
+            tables
+        })
+    }
+
+    /// Two tables, the same in every run.
+    fn tables() -> Vec<Arc<SpanTable>> {
+        let mut runner = TestRunner::deterministic();
+        let tables = arb_tables().new_tree(&mut runner).unwrap().current();
+        tables.into_iter().map(Arc::new).collect()
+    }
+
+    async fn names(store: &dyn ObjectStore) -> Vec<String> {
+        let mut names: Vec<String> =
+            store.list(None).map_ok(|object| object.location.filename().unwrap().to_owned()).try_collect().await.unwrap();
+        names.sort();
+        names
+    }
+
+    async fn read(store: &dyn ObjectStore, block: &NewBlock, name: &str) -> Bytes {
+        store.get(&block_object(&block.tenant, block.id, name)).await.unwrap().bytes().await.unwrap()
+    }
+
+    async fn write(store: &Arc<dyn ObjectStore>, block: &NewBlock, tables: &[Arc<SpanTable>]) -> Result<BlockMeta, WriteError> {
+        let cpu = CpuPool::new("test", 1).unwrap();
+        let mut writer = BlockWriter::create(Arc::clone(store), cpu, block.clone()).await?;
+        for table in tables {
+            writer.append(Arc::clone(table)).await?;
+        }
+        writer.finish().await
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_pass_their_checks(tables in arb_tables()) {
+            prop_assume!(tables.iter().all(|table| table.traces.ids.windows(2).all(|pair| pair[0] < pair[1])));
+            let mut encoder = BlockEncoder::new(new_block(), Vec::new()).unwrap();
+            tables.iter().for_each(|table| encoder.append(table).unwrap());
+            let (data, finished) = encoder.finish().unwrap();
+            prop_assert_eq!(finished.meta.total_records as usize, tables.len());
+            let blooms = finished.blooms.into_iter().map(Bytes::from).collect();
+            let block = BlockObjects { meta: finished.meta, data: data.into(), blooms, index: Some(finished.index.into()) };
+            prop_assert_eq!(check_block(&block), Vec::<String>::new());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_written_block_has_all_objects() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+        let block = NewBlock { compaction: CompactionFlag::Held, ..new_block() };
+        let meta = write(&store, &block, &tables()).await.unwrap();
+        assert_eq!(BlockMeta::from_json(&read(store.as_ref(), &block, META_NAME).await).unwrap(), meta);
+        assert_eq!((meta.replication_factor, meta.compaction_level, meta.tenant_id.as_str()), (1, 0, "t"));
+        let mut blooms = Vec::new();
+        for shard in 0..meta.bloom_shards {
+            blooms.push(read(store.as_ref(), &block, &bloom_name(shard)).await);
+        }
+        let data = read(store.as_ref(), &block, DATA_NAME).await;
+        let index = Some(read(store.as_ref(), &block, INDEX_NAME).await);
+        let objects = BlockObjects { meta, data, blooms, index };
+        assert_eq!(check_block(&objects), Vec::<String>::new());
+        let names = names(store.as_ref()).await;
+        assert_eq!(
+            names.iter().filter(|name| !name.starts_with("bloom-")).collect::<Vec<_>>(),
+            [DATA_NAME, INDEX_NAME, META_NAME, NO_COMPACT_NAME]
+        );
+    }
+
+    #[tokio::test]
+    async fn failed_and_empty_writes_leave_no_meta() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let tables = tables();
+        let repeated = [Arc::clone(&tables[0]), Arc::clone(&tables[0])];
+        let refused = write(&store, &new_block(), &repeated).await.unwrap_err();
+        assert!(matches!(refused, WriteError::Encode(EncodeError::NotAscending { .. })), "{refused}");
+        assert!(matches!(write(&store, &new_block(), &[]).await, Err(WriteError::EmptyBlock(_))));
+        assert_eq!(names(store.as_ref()).await, Vec::<String>::new());
+    }
+
+    #[test]
+    fn times_are_cut_to_seconds_after_clamping() {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        let mut table = SpanTable::clone(&tables()[0]);
+        let nanos = |text: &str| u64::try_from(time(text).as_nanosecond()).unwrap();
+        table.traces.start_unix_nanos.fill(nanos("2026-11-22T01:02:03.9Z"));
+        table.traces.end_unix_nanos.fill(nanos("2026-11-22T01:02:09.9Z"));
+        let times = |times: BlockTimes| {
+            let mut encoder = BlockEncoder::new(NewBlock { times, ..new_block() }, Vec::new()).unwrap();
+            encoder.append(&table).unwrap();
+            let meta = encoder.finish().unwrap().1.meta;
+            (meta.start_time.to_string(), meta.end_time.to_string())
+        };
+        let expected = |start: &str, end: &str| (start.to_owned(), end.to_owned());
+        assert_eq!(times(BlockTimes::default()), expected("2026-11-22T01:02:03Z", "2026-11-22T01:02:09Z"));
+        let clamped = BlockTimes::FromTraces {
+            start_at_least: Some(time("2026-11-22T01:02:30.5Z")),
+            end_at_most: Some(time("2026-11-22T01:02:04Z")),
+        };
+        assert_eq!(times(clamped), expected("2026-11-22T01:02:30Z", "2026-11-22T01:02:04Z"));
+        let given = BlockTimes::Given { start: time("2026-11-22T00:00:00Z"), end: time("2026-11-22T00:00:01Z") };
+        assert_eq!(times(given), expected("2026-11-22T00:00:00Z", "2026-11-22T00:00:01Z"));
+    }
 }
