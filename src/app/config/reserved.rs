@@ -12,7 +12,7 @@ static RESERVED: LazyLock<Node> =
     LazyLock::new(|| Document::parse(RESERVED_YAML).map_or(Node::Map(Vec::new()), |document| document.root));
 
 /// Names of the reserved blocks.
-pub const RESERVED_BLOCKS: [&str; 12] = [
+pub(super) const RESERVED_BLOCKS: [&str; 12] = [
     "auth", "gateway", "lbac", "admin_api", "admin_client", "tokengen", "audit", "usage", "license", "otlp_gateway", "adaptive_traces", "ui",
 ];
 
