@@ -9,10 +9,10 @@
 //! * A null value means "not set": the default stays. A list replaces the default list; a mapping is merged key by key.
 //! * Decoding never stops at a problem, and reports at most [`decode::MAX_PROBLEMS`] of them.
 
-pub mod node;
 pub mod decode;
-mod locate;
 mod free_form;
+mod locate;
+pub mod node;
 
 pub use free_form::FreeForm;
 

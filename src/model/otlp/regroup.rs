@@ -581,7 +581,8 @@ mod tests {
 
     #[test]
     fn broken_requests_are_refused() {
-        for broken in [&[0x0a, 5][..], &[0x0a, 2, 0x12, 9], &[0x0a, 4, 0x12, 2, 0x12, 1], &[0x08, 1], &[0x0a, 6, 0x12, 4, 0x12, 2, 0x0a, 9]] {
+        for broken in [&[0x0a, 5][..], &[0x0a, 2, 0x12, 9], &[0x0a, 4, 0x12, 2, 0x12, 1], &[0x08, 1], &[0x0a, 6, 0x12, 4, 0x12, 2, 0x0a, 9]]
+        {
             assert!(matches!(regroup(Bytes::copy_from_slice(broken), 0), Err(RegroupError::Malformed(_))), "{broken:?}");
         }
         assert_eq!(regroup(Bytes::new(), 0).unwrap().span_count, 0);

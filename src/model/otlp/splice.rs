@@ -195,8 +195,8 @@ impl<'a> Gather<'a> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::super::regroup::regroup;
     use super::*;
@@ -222,10 +222,7 @@ mod tests {
                 for span in scope.spans.iter().filter(|span| is_valid(span)) {
                     match groups.iter_mut().find(|(id, _)| *id == span.trace_id) {
                         Some((_, group)) => group.spans.push(span.clone()),
-                        None => groups.push((
-                            span.trace_id.clone(),
-                            tempopb::ScopeSpans { spans: vec![span.clone()], ..scope.clone() },
-                        )),
+                        None => groups.push((span.trace_id.clone(), tempopb::ScopeSpans { spans: vec![span.clone()], ..scope.clone() })),
                     }
                 }
                 for (id, group) in groups {

@@ -45,9 +45,7 @@ pub(crate) fn scope_spans(name: Option<&str>, spans: Vec<Span>) -> ScopeSpans {
 /// A request with one resource.
 pub(crate) fn request(scope_spans: Vec<ScopeSpans>) -> ExportTraceServiceRequest {
     let resource = Resource { attributes: vec![text("service.name", "shop")], ..Resource::default() };
-    ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans { resource: Some(resource), scope_spans, schema_url: String::new() }],
-    }
+    ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { resource: Some(resource), scope_spans, schema_url: String::new() }] }
 }
 
 pub(crate) fn is_valid(span: &Span) -> bool {
@@ -114,8 +112,8 @@ fn arb_value() -> impl Strategy<Value = Option<Value>> {
 }
 
 fn arb_attributes() -> impl Strategy<Value = Vec<KeyValue>> {
-    let attribute = ("[a-cü]{0,12}", arb_value())
-        .prop_map(|(key, value)| KeyValue { key, value: Some(AnyValue { value }), key_strindex: 0 });
+    let attribute =
+        ("[a-cü]{0,12}", arb_value()).prop_map(|(key, value)| KeyValue { key, value: Some(AnyValue { value }), key_strindex: 0 });
     prop::collection::vec(attribute, 0..4)
 }
 
@@ -148,26 +146,24 @@ fn arb_span() -> impl Strategy<Value = Span> {
         (arb_id(16), arb_id(8), arb_id(8), "[a-z]{0,20}", 0i32..6, any::<u64>(), any::<u64>()),
         (arb_attributes(), prop::collection::vec(event, 0..2), prop::collection::vec(link, 0..2), status, any::<u32>()),
     )
-        .prop_map(
-            |((trace_id, span_id, parent_span_id, name, kind, start, end), (attributes, events, links, status, flags))| Span {
-                trace_id,
-                span_id,
-                trace_state: String::new(),
-                parent_span_id,
-                flags,
-                name,
-                kind,
-                start_time_unix_nano: start,
-                end_time_unix_nano: end,
-                attributes,
-                dropped_attributes_count: flags % 3,
-                events,
-                dropped_events_count: flags % 2,
-                links,
-                dropped_links_count: 0,
-                status,
-            },
-        )
+        .prop_map(|((trace_id, span_id, parent_span_id, name, kind, start, end), (attributes, events, links, status, flags))| Span {
+            trace_id,
+            span_id,
+            trace_state: String::new(),
+            parent_span_id,
+            flags,
+            name,
+            kind,
+            start_time_unix_nano: start,
+            end_time_unix_nano: end,
+            attributes,
+            dropped_attributes_count: flags % 3,
+            events,
+            dropped_events_count: flags % 2,
+            links,
+            dropped_links_count: 0,
+            status,
+        })
 }
 
 /// Any request of up to 3 resources, 3 scopes each, 5 spans each, over few trace ids; one id in ten is invalid.
@@ -181,11 +177,16 @@ pub(crate) fn arb_request() -> impl Strategy<Value = ExportTraceServiceRequest> 
         },
     ));
     let schema_url = "[s]{0,1}";
-    let scope_spans = (scope, prop::collection::vec(arb_span(), 0..5), schema_url)
-        .prop_map(|(scope, spans, schema_url)| ScopeSpans { scope, spans, schema_url });
-    let resource = prop::option::of(
-        (arb_attributes(), 0u32..2).prop_map(|(attributes, dropped)| Resource { attributes, dropped_attributes_count: dropped, entity_refs: vec![] }),
-    );
+    let scope_spans = (scope, prop::collection::vec(arb_span(), 0..5), schema_url).prop_map(|(scope, spans, schema_url)| ScopeSpans {
+        scope,
+        spans,
+        schema_url,
+    });
+    let resource = prop::option::of((arb_attributes(), 0u32..2).prop_map(|(attributes, dropped)| Resource {
+        attributes,
+        dropped_attributes_count: dropped,
+        entity_refs: vec![],
+    }));
     let resource_spans = (resource, prop::collection::vec(scope_spans, 0..4), schema_url)
         .prop_map(|(resource, scope_spans, schema_url)| ResourceSpans { resource, scope_spans, schema_url });
     prop::collection::vec(resource_spans, 0..4).prop_map(|resource_spans| ExportTraceServiceRequest { resource_spans })

@@ -380,7 +380,11 @@ impl Meta {
         match stored {
             Some(meta) if meta.partitions == options.partitions => return Ok(meta),
             Some(meta) if !is_empty(options, meta.partitions)? => {
-                return Err(LogError::PartitionsChanged { path: options.path.clone(), stored: meta.partitions, wanted: options.partitions });
+                return Err(LogError::PartitionsChanged {
+                    path: options.path.clone(),
+                    stored: meta.partitions,
+                    wanted: options.partitions,
+                });
             }
             None if !is_empty(options, options.partitions)? => {
                 return Err(LogError::Corrupt { path, problem: "it is missing, but there are log segments".to_owned() });

@@ -21,17 +21,17 @@ use bytes::Bytes;
 
 pub use error::LogError;
 
+mod commits;
 pub mod config;
 pub mod embedded;
+mod error;
+mod files;
+mod frame;
+pub mod metrics;
+mod partition;
+mod segment;
 mod store;
 mod writer;
-mod partition;
-mod commits;
-mod segment;
-mod frame;
-mod files;
-mod error;
-pub mod metrics;
 
 /// Number of a partition, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -108,7 +108,8 @@ impl Partition {
             segments.push_back(Segment { base, bytes, first_timestamp_unix_ms, index: None });
         }
         let (end, _) = watch::channel(Offset(0));
-        let partition = Self { id, directory, seed, metrics, tail_limit_bytes, state: Mutex::new(State { segments, tail: Tail::default() }), end };
+        let partition =
+            Self { id, directory, seed, metrics, tail_limit_bytes, state: Mutex::new(State { segments, tail: Tail::default() }), end };
         let mut position = partition.recover_end(files)?;
         if committed > position.next {
             warn!(partition = %id, end = %position.next, %committed, "log ends below a committed offset; offsets continue at the commit");
@@ -246,9 +247,10 @@ impl Partition {
         let at = state.segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
         let segment = state.segments.get(at).expect("an offset from the start on is in a segment");
         let segment_end = state.segments.get(at + 1).map_or(end, |next| next.base);
-        let start_at = segment.index.as_ref().map(|index| {
-            index.find(from).unwrap_or(IndexEntry { offset: segment.base, position: 0, timestamp_unix_ms: 0 })
-        });
+        let start_at = segment
+            .index
+            .as_ref()
+            .map(|index| index.find(from).unwrap_or(IndexEntry { offset: segment.base, position: 0, timestamp_unix_ms: 0 }));
         Ok(Plan::File(FileRange { base: segment.base, limit: segment.bytes, end: segment_end, from, start_at }))
     }
 
