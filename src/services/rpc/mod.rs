@@ -6,5 +6,8 @@
 pub mod any_value;
 pub mod message;
 pub mod proto;
+pub mod querier;
+pub mod search;
+pub mod span_reader;
 pub mod status;
 pub mod trace_output;
