@@ -3,7 +3,6 @@
 pub mod byte_budget;
 pub mod backoff;
 pub mod bitset;
-pub mod byte_budget;
 pub mod clock;
 pub mod cpu_pool;
 pub mod error_class;
