@@ -44,8 +44,6 @@ struct Field {
 
 enum Kind {
     Text,
-    /// Base64.
-    Bytes,
     /// Hex of an id of this many bytes; empty for none.
     Id(usize),
     Fixed64,
@@ -55,6 +53,7 @@ enum Kind {
     Enum(&'static [&'static str]),
     /// Members of `AnyValue` are written even when they have their default value.
     OneofText,
+    /// Base64.
     OneofBytes,
     OneofBool,
     OneofInt64,
@@ -352,7 +351,7 @@ impl<'de> Visitor<'de> for Value<'_> {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
             Kind::Text | Kind::OneofText => "a string",
-            Kind::Bytes | Kind::OneofBytes => "a base64 string",
+            Kind::OneofBytes => "a base64 string",
             Kind::Id(_) => "a hex string",
             Kind::Fixed64 | Kind::OneofInt64 => "an integer or a string with one",
             Kind::Fixed32 | Kind::Uint32 => "an integer",
@@ -407,11 +406,9 @@ impl<'de> Visitor<'de> for Value<'_> {
                 }
             }
             Kind::OneofText => put_bytes(self.out, self.field.number, text.as_bytes()),
-            Kind::Bytes | Kind::OneofBytes => {
+            Kind::OneofBytes => {
                 let bytes = from_base64(text).ok_or_else(|| self.bad("not base64"))?;
-                if !bytes.is_empty() || matches!(self.kind, Kind::OneofBytes) {
-                    put_bytes(self.out, self.field.number, &bytes);
-                }
+                put_bytes(self.out, self.field.number, &bytes);
             }
             Kind::Id(len) => {
                 let mut id = [0; 16];

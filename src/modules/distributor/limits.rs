@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::ids::TenantId;
+use crate::services::overrides::limits::IngestionLimits as IngestionOverrides;
 
 /// A source of tenant limits. Asked at most every ten seconds per tenant.
 pub trait IngestionLimits: Send + Sync + 'static {
@@ -41,6 +42,19 @@ pub enum RateStrategy {
     Local,
     /// The rate is divided, the burst is not.
     Global,
+}
+
+impl From<&IngestionOverrides> for TenantLimits {
+    fn from(overrides: &IngestionOverrides) -> Self {
+        Self {
+            rate_strategy: if overrides.rate_strategy == "global" { RateStrategy::Global } else { RateStrategy::Local },
+            rate_limit_bytes: overrides.rate_limit_bytes,
+            burst_size_bytes: overrides.burst_size_bytes,
+            max_attribute_bytes: overrides.max_attribute_bytes,
+            artificial_delay: overrides.artificial_delay.map(|delay| delay.to_std()),
+            retry_info_enabled: overrides.retry_info_enabled.unwrap_or(true),
+        }
+    }
 }
 
 impl Default for TenantLimits {

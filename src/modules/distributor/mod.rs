@@ -22,6 +22,8 @@ mod rate_limit;
 pub mod receiver_config;
 pub mod receivers;
 mod tenants;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
