@@ -1,5 +1,18 @@
 //! What could have been in std. No knowledge of traces.
 
+<<<<<<< HEAD
 pub mod bitset;
+=======
+pub mod backoff;
+>>>>>>> main
 pub mod clock;
+pub mod config_block;
+pub mod cpu_pool;
+pub mod duration;
 pub mod error_class;
+pub mod expand_env;
+pub mod hostname;
+pub mod secret;
+pub mod size;
+pub mod tls;
+pub mod yaml;

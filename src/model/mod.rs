@@ -4,6 +4,7 @@ mod any_value;
 pub mod combine;
 mod definition;
 pub mod ids;
+pub mod otlp;
 pub mod otlp_table;
 pub mod span_table;
 pub mod strings;

@@ -1,1 +1,6 @@
 //! The storage engine: backends, blocks, block list. Usable without any role.
+
+pub mod backend;
+pub mod block;
+pub mod config;
+pub mod tenant_index;

@@ -25,9 +25,18 @@ pub enum LogError {
     #[error("ingest log is full: consumers have not committed the oldest of its {limit} bytes")]
     Full { limit: u64 },
     #[error("no space left on device for {}", path.display())]
-    DiskFull { path: PathBuf, #[source] cause: Arc<io::Error> },
+    DiskFull {
+        path: PathBuf,
+        #[source]
+        cause: Arc<io::Error>,
+    },
     #[error("cannot {action} {}", path.display())]
-    Io { action: &'static str, path: PathBuf, #[source] cause: Arc<io::Error> },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        cause: Arc<io::Error>,
+    },
     #[error("{} is damaged: {problem}", path.display())]
     Corrupt { path: PathBuf, problem: String },
     #[error("ingest log is closed")]

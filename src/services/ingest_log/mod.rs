@@ -1,7 +1,7 @@
 //! The ingest log: partitions of records that distributors append to and that block-builders, live-stores, metrics-generators and
 //! samplers consume, each consumer group at its own pace.
 //!
-//! [`IngestLog`] is the boundary. `embedded::EmbeddedLog` implements it with local files for deployments where producers
+//! [`IngestLog`] is the boundary. [`EmbeddedLog`](embedded::EmbeddedLog) implements it with local files for deployments where producers
 //! and consumers share a process; a Kafka client implements the same trait. Consumers are written once against the trait.
 //!
 //! Not here: what a record's value means (an encoded `PushBytesRequest` for spans), which partition a trace belongs to (the ring).
@@ -21,8 +21,17 @@ use bytes::Bytes;
 
 pub use error::LogError;
 
+mod commits;
+pub mod config;
 pub mod embedded;
 mod error;
+mod files;
+mod frame;
+pub mod metrics;
+mod partition;
+mod segment;
+mod store;
+mod writer;
 
 /// Number of a partition, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

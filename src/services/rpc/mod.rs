@@ -1,3 +1,9 @@
-//! Ports: the traits through which roles meet, and their gRPC form.
+//! Ports: the only way from one role to another. One file per port holds its trait, its types and its error.
+//!
+//! Beside the ports: the status table ([`status`]) and the outgoing forms of traces and answers ([`message`], [`trace_output`]).
 
+pub mod any_value;
+pub mod message;
 pub mod proto;
+pub mod status;
+pub mod trace_output;

@@ -1,0 +1,296 @@
+//! The recent spans of one tenant: segments, each a small table built from a batch of log records.
+//!
+//! A trace may have pieces in several segments; such traces are known by id, so that queries join only those and scan the rest in place.
+//!
+//! Invariants
+//! * A record's spans are in exactly one segment from the moment the record is consumed until the block that holds them is in the block list.
+//! * `first_offset` of a segment is at or below the offset of every record whose spans it holds. The smallest one over all segments is
+//!   therefore safe to commit.
+//! * Segments that are being flushed do not change; new pieces of their traces go to new segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+
+use crate::model::combine::{Combiner, for_each_trace, merge_tables};
+use crate::model::ids::TraceId;
+use crate::model::span_table::SpanTable;
+use crate::services::ingest_log::{Offset, PartitionId};
+
+/// More segments than this are merged: each costs a look-up per query.
+const MAX_SEGMENTS: usize = 48;
+
+/// Spans of consecutive records of one partition.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) table: SpanTable,
+    pub(super) partition: PartitionId,
+    pub(super) first_offset: Offset,
+    /// Timestamps of the oldest and newest record.
+    pub(super) oldest_unix_ms: u64,
+    pub(super) newest_unix_ms: u64,
+    bytes: usize,
+}
+
+impl Segment {
+    pub(super) fn new(table: SpanTable, partition: PartitionId, first_offset: Offset, oldest_unix_ms: u64, newest_unix_ms: u64) -> Self {
+        let bytes = table.memory_bytes();
+        Self { table, partition, first_offset, oldest_unix_ms, newest_unix_ms, bytes }
+    }
+
+    fn merged(segments: &[Arc<Self>]) -> Self {
+        let tables: Vec<_> = segments.iter().map(|segment| &segment.table).collect();
+        Self::covering(merge_tables(&tables), segments)
+    }
+
+    /// A segment whose spans come from `sources`, which are not empty and of one partition.
+    fn covering(table: SpanTable, sources: &[Arc<Self>]) -> Self {
+        Self::new(
+            table,
+            sources[0].partition,
+            sources.iter().map(|source| source.first_offset).min().unwrap_or_default(),
+            sources.iter().map(|source| source.oldest_unix_ms).min().unwrap_or_default(),
+            sources.iter().map(|source| source.newest_unix_ms).max().unwrap_or_default(),
+        )
+    }
+}
+
+/// Names a cut: the segments that one flush takes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CutId(pub(super) u64);
+
+/// What queries look at: all segments of a tenant at one moment, oldest first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Snapshot {
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// Traces with pieces in more than one segment.
+    pub(super) split: Arc<HashSet<TraceId, FixedState>>,
+}
+
+/// Segments of one tenant, live and being flushed.
+#[derive(Debug, Default)]
+pub(super) struct LiveTraces {
+    live: Vec<Arc<Segment>>,
+    cuts: BTreeMap<CutId, Cut>,
+    /// trace → number of segments that hold pieces of it
+    pieces: HashMap<TraceId, u32, FixedState>,
+    split: Arc<HashSet<TraceId, FixedState>>,
+    next_cut: u64,
+}
+
+#[derive(Debug)]
+struct Cut {
+    segments: Vec<Arc<Segment>>,
+    /// Traces that stay live because they still grow.
+    kept: Vec<Arc<Segment>>,
+}
+
+/// Segments handed to a flush.
+pub(super) struct CutTraces {
+    pub(super) id: CutId,
+    segments: Vec<Arc<Segment>>,
+    growing: HashSet<TraceId, FixedState>,
+}
+
+impl LiveTraces {
+    /// Adds a segment and returns how many of its traces are new here.
+    pub(super) fn append(&mut self, segment: Segment) -> usize {
+        let new = self.count_pieces(&segment.table);
+        self.live.push(Arc::new(segment));
+        new
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let cut = self.cuts.values().flat_map(|cut| &cut.segments);
+        Snapshot { segments: cut.chain(&self.live).cloned().collect(), split: Arc::clone(&self.split) }
+    }
+
+    /// Bytes of segments that no flush has taken yet.
+    pub(super) fn live_bytes(&self) -> usize {
+        self.live.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Bytes of all segments.
+    pub(super) fn total_bytes(&self) -> usize {
+        self.live_bytes() + self.cuts.values().flat_map(|cut| &cut.segments).map(|segment| segment.bytes).sum::<usize>()
+    }
+
+    pub(super) fn trace_count(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Flushes under way.
+    pub(super) fn cut_count(&self) -> usize {
+        self.cuts.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.cuts.is_empty()
+    }
+
+    /// Timestamp of the oldest record that no flush has taken yet.
+    pub(super) fn oldest_live_unix_ms(&self) -> Option<u64> {
+        self.live.iter().map(|segment| segment.oldest_unix_ms).min()
+    }
+
+    /// The offset below which every record of `partition` is in a finished block; `None` when nothing of it is held.
+    pub(super) fn first_offset(&self, partition: PartitionId) -> Option<Offset> {
+        let cut = self.cuts.values().flat_map(|cut| &cut.segments);
+        cut.chain(&self.live).filter(|segment| segment.partition == partition).map(|segment| segment.first_offset).min()
+    }
+
+    /// Returns live segments of `partition` that should become one, when there are too many.
+    pub(super) fn segments_to_merge(&self, partition: PartitionId) -> Option<Vec<Arc<Segment>>> {
+        let mut own: Vec<_> = self.live.iter().filter(|segment| segment.partition == partition).cloned().collect();
+        if own.len() <= MAX_SEGMENTS {
+            return None;
+        }
+        own.sort_by_key(|segment| segment.bytes);
+        own.truncate(MAX_SEGMENTS * 3 / 4);
+        Some(own)
+    }
+
+    /// Puts `merged` in the place of `parts`, unless one of them was cut meanwhile.
+    pub(super) fn replace(&mut self, parts: &[Arc<Segment>], merged: Segment) {
+        let is_part = |segment: &Arc<Segment>| parts.iter().any(|part| Arc::ptr_eq(part, segment));
+        if self.live.iter().filter(|segment| is_part(segment)).count() == parts.len() {
+            self.live.retain(|segment| !is_part(segment));
+            parts.iter().for_each(|part| self.forget_pieces(&part.table));
+            self.append(merged);
+        }
+    }
+
+    /// Takes all live segments for a flush. Traces that got spans after `idle_since_unix_ms` stay live, unless their first spans came
+    /// before `live_since_unix_ms`. `None` when there is nothing to take.
+    pub(super) fn cut(&mut self, idle_since_unix_ms: u64, live_since_unix_ms: u64) -> Option<CutTraces> {
+        if self.live.iter().all(|segment| segment.newest_unix_ms > idle_since_unix_ms && segment.oldest_unix_ms > live_since_unix_ms) {
+            return None; // all traces may still grow
+        }
+        let segments = std::mem::take(&mut self.live);
+        let mut growing = HashSet::default();
+        for segment in segments.iter().filter(|segment| segment.newest_unix_ms > idle_since_unix_ms) {
+            growing.extend(segment.table.traces.ids.iter().copied());
+        }
+        for segment in segments.iter().filter(|segment| segment.oldest_unix_ms <= live_since_unix_ms) {
+            segment.table.traces.ids.iter().for_each(|id| {
+                growing.remove(id);
+            });
+        }
+        let id = CutId(self.next_cut);
+        self.next_cut += 1;
+        self.cuts.insert(id, Cut { segments: segments.clone(), kept: Vec::new() });
+        Some(CutTraces { id, segments, growing })
+    }
+
+    /// Remembers the growing traces of a cut; they become live when the cut ends.
+    pub(super) fn keep(&mut self, id: CutId, kept: Vec<Segment>) {
+        if let Some(cut) = self.cuts.get_mut(&id) {
+            cut.kept = kept.into_iter().map(Arc::new).collect();
+        }
+    }
+
+    /// Removes the segments of a cut whose block is in the block list, and makes its growing traces live again.
+    pub(super) fn finish_cut(&mut self, id: CutId) {
+        let Some(cut) = self.cuts.remove(&id) else { return };
+        cut.segments.iter().for_each(|segment| self.forget_pieces(&segment.table));
+        for segment in cut.kept {
+            self.count_pieces(&segment.table);
+            self.live.push(segment);
+        }
+    }
+
+    fn count_pieces(&mut self, table: &SpanTable) -> usize {
+        let mut new = 0;
+        for id in &table.traces.ids {
+            let count = self.pieces.entry(*id).or_default();
+            *count += 1;
+            match *count {
+                1 => new += 1,
+                2 => {
+                    Arc::make_mut(&mut self.split).insert(*id);
+                }
+                _ => {}
+            }
+        }
+        new
+    }
+
+    fn forget_pieces(&mut self, table: &SpanTable) {
+        for id in &table.traces.ids {
+            let Some(count) = self.pieces.get_mut(id) else { continue };
+            *count -= 1;
+            match *count {
+                0 => {
+                    self.pieces.remove(id);
+                }
+                1 => {
+                    Arc::make_mut(&mut self.split).remove(id);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Merges segments; work for the CPU pool.
+pub(super) fn merge_segments(segments: &[Arc<Segment>]) -> Segment {
+    Segment::merged(segments)
+}
+
+impl CutTraces {
+    /// Splits the cut into tables of about `table_bytes` for the block, each handed to `emit` in order of trace id, and the traces to keep.
+    pub(super) fn split<E>(&self, table_bytes: usize, mut emit: impl FnMut(SpanTable) -> Result<(), E>) -> Result<Vec<Segment>, E> {
+        let tables: Vec<_> = self.segments.iter().map(|segment| &segment.table).collect();
+        let mut block = Combiner::new(&tables);
+        let mut failure = None;
+        for_each_trace(&tables, |id, pieces| {
+            if failure.is_some() || self.growing.contains(&id) {
+                return;
+            }
+            block.push_trace(pieces);
+            if block.memory_bytes() >= table_bytes {
+                failure = emit(block.take()).err();
+            }
+        });
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if block.trace_count() > 0 {
+            emit(block.take())?;
+        }
+        Ok(self.kept())
+    }
+
+    /// The growing traces, one segment per partition.
+    fn kept(&self) -> Vec<Segment> {
+        if self.growing.is_empty() {
+            return Vec::new();
+        }
+        let mut by_partition = BTreeMap::<PartitionId, Vec<Arc<Segment>>>::new();
+        for segment in &self.segments {
+            if segment.table.traces.ids.iter().any(|id| self.growing.contains(id)) {
+                by_partition.entry(segment.partition).or_default().push(Arc::clone(segment));
+            }
+        }
+        by_partition
+            .into_values()
+            .map(|segments| {
+                let tables: Vec<_> = segments.iter().map(|segment| &segment.table).collect();
+                let mut kept = Combiner::new(&tables);
+                for_each_trace(&tables, |id, pieces| {
+                    if self.growing.contains(&id) {
+                        kept.push_trace(pieces);
+                    }
+                });
+                Segment::covering(kept.finish(), &segments)
+            })
+            .collect()
+    }
+
+    /// Spans taken, growing traces included.
+    pub(super) fn span_count(&self) -> usize {
+        self.segments.iter().map(|segment| segment.table.span_count()).sum()
+    }
+}

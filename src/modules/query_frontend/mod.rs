@@ -1,0 +1,3 @@
+//! Splits queries into jobs and merges the answers.
+
+pub mod config;

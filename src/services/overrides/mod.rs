@@ -1,0 +1,4 @@
+//! Per-tenant limits.
+
+pub mod config;
+pub mod limits;

@@ -1,0 +1,114 @@
+//! The RLE / bit-packing hybrid of Parquet: levels and dictionary codes.
+//!
+//! ```text
+//! run := header, body
+//! RLE run:        header = varint(count << 1),      body = the value in ceil(width / 8) bytes
+//! bit-packed run: header = varint(groups << 1 | 1), body = groups × 8 values of `width` bits, least significant bits first
+//! ```
+
+use super::bytes::{pack, put_varint};
+
+/// Values of a repeated run below which packing is smaller.
+const MIN_RUN: usize = 8;
+
+/// Returns the bits needed for values up to `max`.
+pub(super) fn bit_width(max: u32) -> u32 {
+    u32::BITS - max.leading_zeros()
+}
+
+/// Appends `values`, each below `2^width`.
+pub(super) fn encode<T: Copy + Eq + Into<u32>>(values: &[T], width: u32, out: &mut Vec<u8>) {
+    let mut packed_from = 0;
+    let mut at = 0;
+    while at < values.len() {
+        let value = values[at];
+        let run = values[at..].iter().take_while(|&&next| next == value).count();
+        // A packed run ends at a multiple of 8 values, so it takes the first values of this run as well.
+        let lent = (at - packed_from).next_multiple_of(8) - (at - packed_from);
+        if run >= lent + MIN_RUN {
+            put_packed(&values[packed_from..at + lent], width, out);
+            put_varint(((run - lent) as u64) << 1, out);
+            out.extend_from_slice(&value.into().to_le_bytes()[..width.div_ceil(8) as usize]);
+            packed_from = at + run;
+        }
+        at += run;
+    }
+    put_packed(&values[packed_from..], width, out);
+}
+
+fn put_packed<T: Copy + Into<u32>>(values: &[T], width: u32, out: &mut Vec<u8>) {
+    if values.is_empty() {
+        return;
+    }
+    put_varint((values.len().div_ceil(8) as u64) << 1 | 1, out);
+    let (groups, rest) = values.as_chunks::<8>();
+    for group in groups {
+        pack(group.map(|value| u64::from(value.into())), width, out);
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        for (slot, value) in last.iter_mut().zip(rest) {
+            *slot = u64::from((*value).into());
+        }
+        pack(last, width, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A plain reading of the grammar above.
+    fn decode(mut bytes: &[u8], width: u32, count: usize) -> Vec<u32> {
+        let mut values = Vec::new();
+        while values.len() < count {
+            let mut header = 0u64;
+            for shift in (0..).step_by(7) {
+                let (byte, rest) = bytes.split_first().unwrap();
+                bytes = rest;
+                header |= u64::from(byte & 0x7f) << shift;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            if header & 1 == 0 {
+                let (body, rest) = bytes.split_at(width.div_ceil(8) as usize);
+                bytes = rest;
+                let value = body.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
+                values.extend(std::iter::repeat_n(value, (header >> 1) as usize));
+            } else {
+                let (body, rest) = bytes.split_at((header >> 1) as usize * width as usize);
+                bytes = rest;
+                for index in 0..(header >> 1) as usize * 8 {
+                    let bit = |bit: usize| u32::from(body[bit / 8] >> (bit % 8) & 1);
+                    values.push((0..width as usize).map(|i| bit(index * width as usize + i) << i).sum());
+                }
+            }
+        }
+        assert!(bytes.is_empty());
+        values.truncate(count);
+        values
+    }
+
+    #[test]
+    fn long_runs_and_short_runs() {
+        let mut out = Vec::new();
+        encode(&[3u32; 20], 2, &mut out);
+        assert_eq!(out, [40, 3]);
+        out.clear();
+        encode(&[0u32, 1, 2, 3, 4, 5, 6, 7], 3, &mut out);
+        assert_eq!(out, [3, 0b1000_1000, 0b1100_0110, 0b1111_1010]);
+    }
+
+    proptest! {
+        #[test]
+        fn decodes_to_the_same(runs in prop::collection::vec((0u32..u32::MAX, 1usize..40), 0..30), width in 0u32..=32) {
+            let mask = if width == 0 { 0 } else { u32::MAX >> (32 - width) };
+            let values: Vec<u32> = runs.iter().flat_map(|(value, count)| std::iter::repeat_n(value & mask, *count)).collect();
+            let mut out = Vec::new();
+            encode(&values, width, &mut out);
+            prop_assert_eq!(decode(&out, width, values.len()), values);
+        }
+    }
+}

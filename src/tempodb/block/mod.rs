@@ -1,0 +1,29 @@
+//! One block: an immutable run of traces, sorted by trace id, as a few objects under `<tenant>/<block id>/` (block-format).
+//!
+//! | object | file |
+//! |--|--|
+//! | `meta.json` | [`meta`] |
+//! | `data.parquet` | [`schema`] says which columns; [`encode`] makes a row group; [`write`] the file |
+//! | `bloom-N` | [`bloom`] |
+//! | `index` | [`index`] |
+//!
+//! Invariants
+//! * `meta.json` is written last: a block without it does not exist for anybody.
+//! * The columns of `data.parquet` are exactly those of [`schema::BlockSchema`], in that order: other readers address them by position.
+
+mod assemble;
+mod attrs;
+mod decode;
+pub mod dictionary_cache;
+pub mod error;
+mod file;
+pub mod projection;
+pub mod read;
+pub mod selection;
+
+pub mod bloom;
+pub mod dedicated;
+pub mod encode;
+pub mod index;
+pub mod meta;
+pub mod schema;
