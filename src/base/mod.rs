@@ -1,10 +1,7 @@
 //! What could have been in std. No knowledge of traces.
 
-<<<<<<< HEAD
-pub mod bitset;
-=======
 pub mod backoff;
->>>>>>> main
+pub mod bitset;
 pub mod clock;
 pub mod config_block;
 pub mod cpu_pool;
