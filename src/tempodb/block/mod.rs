@@ -18,7 +18,10 @@ pub mod dictionary_cache;
 pub mod error;
 mod file;
 pub mod projection;
+pub mod prune;
 pub mod read;
+#[cfg(test)]
+mod read_tests;
 pub mod selection;
 
 pub mod bloom;
