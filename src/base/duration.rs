@@ -127,7 +127,10 @@ impl GoDuration {
                 Ok(digits) => digits * unit_nanos / 10_i128.pow(u32::try_from(fraction.len()).unwrap_or(18)),
                 Err(_) => 0,
             };
-            total = total.checked_add(whole * unit_nanos + fraction_nanos).filter(|sum| *sum <= i128::from(i64::MAX)).ok_or_else(out_of_range)?;
+            total = total
+                .checked_add(whole * unit_nanos + fraction_nanos)
+                .filter(|sum| *sum <= i128::from(i64::MAX))
+                .ok_or_else(out_of_range)?;
             rest = next;
         }
         let total = if negative { -total } else { total };
@@ -296,7 +299,7 @@ impl fmt::Display for PromDuration {
         for (index, (name, millis)) in PROM_UNITS.into_iter().enumerate() {
             // Years, weeks and days only when nothing smaller follows.
             let is_exact_only = index < 3;
-            if is_exact_only && rest % millis != 0 {
+            if is_exact_only && !rest.is_multiple_of(millis) {
                 continue;
             }
             let count = rest / millis;

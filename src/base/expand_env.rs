@@ -103,7 +103,9 @@ impl Expander<'_> {
     }
 
     fn operator(&mut self, value: String) -> Result<String, ExpandError> {
-        for (operator, change) in [(",,", CaseChange::LowerAll), (",", CaseChange::LowerFirst), ("^^", CaseChange::UpperAll), ("^", CaseChange::UpperFirst)] {
+        for (operator, change) in
+            [(",,", CaseChange::LowerAll), (",", CaseChange::LowerFirst), ("^^", CaseChange::UpperAll), ("^", CaseChange::UpperFirst)]
+        {
             if self.eat(operator) {
                 self.close()?;
                 return Ok(change.apply(&value));
@@ -162,7 +164,8 @@ impl Expander<'_> {
         let position = self.word(&[':', '}'])?;
         let length = if self.eat(":") { Some(self.word(&['}'])?) } else { None };
         self.close()?;
-        let (Ok(position), Ok(length)) = (position.trim().parse::<i64>(), length.map(|length| length.trim().parse::<usize>()).transpose()) else {
+        let (Ok(position), Ok(length)) = (position.trim().parse::<i64>(), length.map(|length| length.trim().parse::<usize>()).transpose())
+        else {
             return Ok(value.to_owned());
         };
         let start = match usize::try_from(position) {

@@ -31,8 +31,7 @@ pub fn decode<T: DeserializeOwned>(root: &Node, document: Option<&Document>) -> 
     let mut problems: Vec<Problem> = Vec::new();
     let mut skip = HashSet::new();
     loop {
-        let context =
-            Context { document, skip: &skip, unknown: RefCell::default(), oddities: RefCell::default() };
+        let context = Context { document, skip: &skip, unknown: RefCell::default(), oddities: RefCell::default() };
         let result = T::deserialize(NodeDecoder { node: root, path: Path::default(), context: &context });
         let (unknown, oddities) = (context.unknown.into_inner(), context.oddities.into_inner());
         let (value, is_done) = match result {
@@ -132,7 +131,8 @@ impl NodeDecoder<'_> {
         if (min..=max).contains(&number) {
             return Ok(number);
         }
-        let expected = if max == i128::from(u64::MAX) { "an integer of 0 or more".to_owned() } else { format!("an integer from {min} to {max}") };
+        let expected =
+            if max == i128::from(u64::MAX) { "an integer of 0 or more".to_owned() } else { format!("an integer from {min} to {max}") };
         Err(self.wrong_type(&expected))
     }
 }
@@ -269,7 +269,9 @@ impl<'de> Deserializer<'de> for NodeDecoder<'_> {
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, DecodeError> {
         if name == GO_DURATION_TYPE {
             match self.node {
-                Node::Null => return visitor.visit_newtype_struct(0_i64.into_deserializer()).map_err(|error: DecodeError| error.at(&self.path)),
+                Node::Null => {
+                    return visitor.visit_newtype_struct(0_i64.into_deserializer()).map_err(|error: DecodeError| error.at(&self.path));
+                }
                 Node::Int(nanos) if *nanos != 0 && nanos.abs() < TINY_DURATION_NANOS => self.context.oddities.borrow_mut().push(Problem {
                     path: self.path.clone(),
                     line: None,
@@ -348,7 +350,10 @@ impl<'de> SeqAccess<'de> for Items<'_> {
             if self.context.skip.contains(&path) {
                 continue;
             }
-            return seed.deserialize(NodeDecoder { node, path: path.clone(), context: self.context }).map(Some).map_err(|error| error.at(&path));
+            return seed
+                .deserialize(NodeDecoder { node, path: path.clone(), context: self.context })
+                .map(Some)
+                .map_err(|error| error.at(&path));
         }
         Ok(None)
     }
@@ -379,7 +384,12 @@ impl<'de> MapAccess<'de> for Entries<'_> {
                 continue;
             }
             if let Some(fields) = self.fields.filter(|fields| !fields.contains(&key.as_str())) {
-                self.context.unknown.borrow_mut().push(Problem { message: unknown_key_message(key, fields), path, line: None, is_unknown_key: true });
+                self.context.unknown.borrow_mut().push(Problem {
+                    message: unknown_key_message(key, fields),
+                    path,
+                    line: None,
+                    is_unknown_key: true,
+                });
                 continue;
             }
             self.value = Some((node, path.clone()));

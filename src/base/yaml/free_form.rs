@@ -20,7 +20,11 @@ impl FreeForm {
                     .map(|(key, value)| {
                         let lower = key.to_ascii_lowercase();
                         let is_secret = SECRET_KEYS.iter().any(|name| lower.ends_with(name));
-                        let value = if is_secret && matches!(value, Node::Text(_)) { Node::Text("<secret>".to_owned()) } else { Self::masked(value) };
+                        let value = if is_secret && matches!(value, Node::Text(_)) {
+                            Node::Text("<secret>".to_owned())
+                        } else {
+                            Self::masked(value)
+                        };
                         (key.clone(), value)
                     })
                     .collect(),

@@ -260,7 +260,11 @@ impl ReceiversConfig {
         Self {
             otlp: Some(OtlpReceiverConfig { protocols: OtlpProtocolsConfig { grpc: Some(OtlpGrpcConfig::default()), http: None } }),
             jaeger: Some(JaegerReceiverConfig {
-                protocols: JaegerProtocolsConfig { grpc: Some(jaeger_grpc), thrift_http: Some(jaeger_http), ..JaegerProtocolsConfig::default() },
+                protocols: JaegerProtocolsConfig {
+                    grpc: Some(jaeger_grpc),
+                    thrift_http: Some(jaeger_http),
+                    ..JaegerProtocolsConfig::default()
+                },
                 remote_sampling: None,
             }),
             ..Self::default()

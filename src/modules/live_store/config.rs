@@ -86,10 +86,14 @@ impl LiveStoreConfig {
             }
         }
         if self.max_trace_idle > self.max_trace_live {
-            problems.push(format!("max_trace_idle ({}) cannot be greater than max_trace_live ({})", self.max_trace_idle, self.max_trace_live));
+            problems
+                .push(format!("max_trace_idle ({}) cannot be greater than max_trace_live ({})", self.max_trace_idle, self.max_trace_live));
         }
-        let ends_in_number =
-            self.ring.instance_id.rsplit_once('-').is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
+        let ends_in_number = self
+            .ring
+            .instance_id
+            .rsplit_once('-')
+            .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
         if has_own_process && !ends_in_number {
             problems.push(format!("ingester ID {} doesn't match regular expression \"-([0-9]+)$\"", self.ring.instance_id));
         }

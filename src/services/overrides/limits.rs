@@ -388,7 +388,9 @@ impl CostAttributionLimits {
                 return Err(format!("cost_attribution.dimensions config has invalid label name: '{label}'"));
             }
             if let Some(other) = sources.insert(label.clone(), attribute) {
-                return Err(format!("cost_attribution.dimensions has duplicate label name: '{label}', both '{other}' and '{attribute}' map to it"));
+                return Err(format!(
+                    "cost_attribution.dimensions has duplicate label name: '{label}', both '{other}' and '{attribute}' map to it"
+                ));
             }
         }
         Ok(())
