@@ -94,7 +94,7 @@ impl QueryFrontend {
     ) -> Result<(Vec<TraceHit>, SearchTotals), CallError> {
         debug_assert!(time_range(in_blocks) != TimeRange::default());
         let mut unfinished: BTreeSet<(u32, usize)> = jobs.iter().enumerate().map(|(index, job)| (job.newest_unix_seconds, index)).collect();
-        let mut replies = stream::iter(jobs.iter().enumerate())
+        let mut replies = stream::iter(jobs.into_iter().enumerate())
             .map(|(index, job)| async move {
                 let _slot = self.slots.take(&job.tenant)?;
                 let request = match job.part {
@@ -102,13 +102,13 @@ impl QueryFrontend {
                     SearchPart::Block { .. } => in_blocks,
                 };
                 let reply = jobs::with_retries(self.config.max_retries, || self.querier.search(&job.tenant, request, &job.part)).await?;
-                Ok::<_, CallError>((index, reply))
+                Ok::<_, CallError>((job.newest_unix_seconds, index, reply))
             })
             .buffer_unordered(self.config.search.concurrent_jobs.max(1));
         let mut collector = SearchCollector::new(recent.limit, order);
         while let Some(reply) = replies.next().await {
-            let (index, reply) = reply?;
-            unfinished.remove(&(jobs[index].newest_unix_seconds, index));
+            let (newest_unix_seconds, index, reply) = reply?;
+            unfinished.remove(&(newest_unix_seconds, index));
             totals.completed_jobs += 1;
             totals.inspection.add(reply.inspection);
             reply.hits.into_iter().for_each(|hit| collector.add(hit));

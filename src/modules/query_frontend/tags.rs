@@ -56,7 +56,7 @@ impl QueryFrontend {
             request.range = self.block_range(params.window);
             let unbounded = TagNamesRequest { range: if params.window.is_some() { request.range } else { TimeRange::default() }, ..request.clone() };
             let (in_blocks, recent) = (&request, &unbounded);
-            let mut replies = stream::iter(&plan.jobs)
+            let mut replies = stream::iter(plan.jobs)
                 .map(|job| async move {
                     let _slot = self.slots.take(&job.tenant)?;
                     let request = if matches!(job.part, SearchPart::Recent) { recent } else { in_blocks };
@@ -128,7 +128,7 @@ impl QueryFrontend {
         let in_blocks = TagValuesRequest { attribute, filter, range: self.block_range(params.window), limits: tag_limits };
         let recent = TagValuesRequest { range: if params.window.is_some() { in_blocks.range } else { TimeRange::default() }, ..in_blocks.clone() };
         let (in_blocks, recent) = (&in_blocks, &recent);
-        let mut replies = stream::iter(&plan.jobs)
+        let mut replies = stream::iter(plan.jobs)
             .map(|job| async move {
                 let _slot = self.slots.take(&job.tenant)?;
                 let request = if matches!(job.part, SearchPart::Recent) { recent } else { in_blocks };

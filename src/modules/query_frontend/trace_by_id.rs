@@ -53,7 +53,10 @@ impl QueryFrontend {
             end_unix_seconds: u32::try_from(window.end).unwrap_or(u32::MAX),
         });
         let request = FindTraceRequest { trace_id: params.trace_id, range };
-        let parts: Vec<_> = tenants.iter().flat_map(|tenant| self.trace_parts(tenant, params.mode, range).into_iter().map(move |part| (tenant, part))).collect();
+        let mut parts: Vec<(TenantId, TracePart)> = Vec::new();
+        for tenant in tenants {
+            parts.extend(self.trace_parts(tenant, params.mode, range).into_iter().map(|part| (tenant.clone(), part)));
+        }
         let jobs = parts.len();
         let concurrent = match self.config.trace_by_id.concurrent_shards {
             0 => jobs.max(1),
@@ -61,8 +64,8 @@ impl QueryFrontend {
         };
         let mut replies = stream::iter(parts)
             .map(|(tenant, part)| async move {
-                let _slot = self.slots.take(tenant)?;
-                jobs::with_retries(self.config.max_retries, || self.querier.find_trace(tenant, request, part)).await
+                let _slot = self.slots.take(&tenant)?;
+                jobs::with_retries(self.config.max_retries, || self.querier.find_trace(&tenant, request, part)).await
             })
             .buffer_unordered(concurrent);
         let mut found = FindTraceReply::default();

@@ -185,7 +185,7 @@ impl<W: Write + Send> BlockEncoder<W> {
     }
 
     /// Writes the footer.
-    pub fn finish(mut self) -> Result<(W, FinishedBlock), WriteError> {
+    pub fn finish(self) -> Result<(W, FinishedBlock), WriteError> {
         if self.traces == 0 {
             return Err(WriteError::EmptyBlock(self.block.id));
         }
