@@ -17,6 +17,10 @@ use tempo_rs::tempodb::block::prune::StringColumn;
 use tempo_rs::tempodb::block::read::{BlockReader, ReadMeter, ReadOptions};
 use tempo_rs::tempodb::block::schema::Level;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const DICTIONARY_CACHE_BYTES: usize = 128 << 20;
 
 async fn open(cache_bytes: usize) -> BlockReader {
