@@ -9,16 +9,21 @@
 //!   (except for `compare()` and the smallest integer, whose canonical texts cannot be written as queries).
 
 pub mod ast;
-pub mod autocomplete;
-pub mod check;
+pub mod types;
+pub mod regex;
 pub mod error;
-pub mod fetch;
 mod lexer;
 pub mod parser;
+pub mod check;
 pub mod print;
-pub mod regex;
 pub mod rewrite;
-pub mod types;
+pub mod fetch;
+pub mod autocomplete;
+pub mod result;
+pub mod tags;
+pub mod engine;
+#[cfg(test)]
+mod testing;
 
 pub use check::validate;
 pub use error::QueryError;

@@ -18,12 +18,18 @@ pub mod dictionary_cache;
 pub mod error;
 mod file;
 pub mod projection;
+pub mod prune;
 pub mod read;
+#[cfg(test)]
+mod read_tests;
 pub mod selection;
 
 pub mod bloom;
 pub mod dedicated;
 pub mod encode;
+pub mod estimate;
 pub mod index;
 pub mod meta;
 pub mod schema;
+pub mod validate;
+pub mod write;

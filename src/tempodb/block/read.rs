@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use foldhash::fast::FixedState;
 use object_store::path::Path;
 use tokio::sync::OnceCell;
 
