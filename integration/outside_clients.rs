@@ -105,8 +105,8 @@ fn check_generated(service: &str, spans: &Spans) {
             span["attributes"],
             json!([
                 {"key": "network.peer.address", "value": {"stringValue": "1.2.3.4"}},
-                {"key": "peer.service", "value": {"stringValue": peer}},
                 {"key": "premium", "value": {"boolValue": true}},
+                {"key": "service.peer.name", "value": {"stringValue": peer}},
                 {"key": "tries", "value": {"intValue": "3"}},
                 {"key": "user", "value": {"stringValue": "alice"}},
             ])
