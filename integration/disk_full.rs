@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tempo_rs::services::rpc::proto::tempopb::trace::v1::ResourceSpans;
 use tonic::Code;
 
 use crate::client::{Answer, Client, PROTOBUF};
@@ -52,13 +53,17 @@ impl Drop for SmallDisk {
 }
 
 /// A trace of two spans with 16 KiB of incompressible text.
-fn push(client: &Client, seed: u64) -> Result<Vec<u8>, Answer> {
+fn trace(seed: u64) -> Vec<ResourceSpans> {
     let id = otlp::id::<16>(seed);
     let mut first = otlp::span(&id, seed * 2, "full");
     first.attributes = (0..16u64).map(|number| otlp::text(&format!("k{number}"), &noise(seed * 100 + number))).collect();
-    let trace = [otlp::batch("disk", vec![first, otlp::span(&id, seed * 2 + 1, "second")])];
-    let answer = client.post_traces(PROTOBUF, None, &otlp::encode(&trace));
-    if answer.status == 200 { Ok(id) } else { Err(answer) }
+    vec![otlp::batch("disk", vec![first, otlp::span(&id, seed * 2 + 1, "second")])]
+}
+
+/// Returns the id of the trace when it was acknowledged.
+fn push(client: &Client, seed: u64) -> Result<Vec<u8>, Answer> {
+    let answer = client.post_traces(PROTOBUF, None, &otlp::encode(&trace(seed)));
+    if answer.status == 200 { Ok(otlp::id::<16>(seed)) } else { Err(answer) }
 }
 
 fn noise(seed: u64) -> String {
@@ -87,11 +92,11 @@ fn a_full_disk_refuses_pushes_loses_nothing_and_recovers() {
     });
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(!refused.body.is_empty());
-    let trace = vec![otlp::batch("disk", vec![otlp::span(&otlp::id::<16>(1), 1, "grpc")])];
-    let refused = client.push_grpc(trace, None).unwrap_err();
+    let refused = client.push_grpc(trace(7_099), None).unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     // Blocks cannot be written either; what is live stays live.
-    let _not_flushed = client.get("/flush");
+    let flushed = client.get("/flush");
+    assert_ne!(flushed.status, 204, "a flush that wrote nothing says that it did");
     assert!(tempo.is_running());
     check(&client, &acknowledged);
 

@@ -171,7 +171,7 @@ fn canonical_object(value: &Value) -> Value {
             ("attributes", Value::Array(attributes)) => {
                 let mut attributes = attributes.clone();
                 attributes.sort_by_key(|attribute| attribute["key"].to_string());
-                Value::Array(attributes)
+                attributes.iter().map(canonical_numbers).collect()
             }
             (_, Value::Array(items)) => items.iter().map(canonical_object).collect(),
             (_, Value::Object(_)) => canonical_object(value),
@@ -188,6 +188,16 @@ fn canonical_object(value: &Value) -> Value {
         }
     }
     Value::Object(out)
+}
+
+/// In JSON 1 and 1.0 are the same number.
+fn canonical_numbers(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => Value::from(number.as_f64()),
+        Value::Array(items) => items.iter().map(canonical_numbers).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), canonical_numbers(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
+    }
 }
 
 fn json_of(batches: &[ResourceSpans], dialect: Dialect) -> Value {
