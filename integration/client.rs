@@ -59,9 +59,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(http: u16, otlp_http: u16, otlp_grpc: u16) -> Self {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(REQUEST_TIMEOUT)).proxy(None).build();
         Self {
-            agent: config.into(),
+            agent: agent(REQUEST_TIMEOUT),
             http: format!("http://127.0.0.1:{http}"),
             otlp_http: format!("http://127.0.0.1:{otlp_http}"),
             otlp_grpc: format!("http://127.0.0.1:{otlp_grpc}"),
@@ -72,6 +71,11 @@ impl Client {
     /// The same client with `X-Scope-OrgID`.
     pub(crate) fn tenant(&self, tenant: &str) -> Self {
         Self { tenant: Some(tenant.to_owned()), ..self.clone() }
+    }
+
+    /// The same client with another limit of one request.
+    pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { agent: agent(timeout), ..self.clone() }
     }
 
     /// Address of the OTLP/HTTP receiver, for other clients.
@@ -172,6 +176,10 @@ impl Client {
         // Leading zeros are left out.
         traces.iter().map(|trace| format!("{:0>32}", trace["traceID"].as_str().unwrap())).collect()
     }
+}
+
+fn agent(timeout: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout)).proxy(None).build().into()
 }
 
 fn read(response: http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
