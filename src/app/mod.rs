@@ -1,5 +1,6 @@
 //! Composition root: configuration, module registry and dependency graph, life cycle, HTTP and gRPC servers, ops endpoints.
 
+pub mod config;
 pub mod graph;
 pub mod lifecycle;
 pub mod logging;

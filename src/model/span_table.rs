@@ -238,6 +238,13 @@ impl Offsets {
         self.0.truncate(owners + 1);
     }
 
+    /// Takes ascending bounds, the first 0 and the last the number of items; one more than owners.
+    pub fn from_bounds(bounds: Vec<u32>) -> Self {
+        assert!(bounds.first() == Some(&0), "bounds start at the first item");
+        debug_assert!(bounds.is_sorted(), "runs do not overlap");
+        Self(bounds)
+    }
+
     /// The raw bounds: owner `i` has items `bounds[i] .. bounds[i + 1]`.
     pub fn bounds(&self) -> &[u32] {
         &self.0

@@ -60,6 +60,24 @@ impl StringPool {
         id
     }
 
+    /// Stores a whole dictionary: string `i` is the bytes from `ends[i - 1]` (0 for the first) to `ends[i]` of `bytes`, and gets the id
+    /// `first + i`, also when it is empty or known. `None`, and nothing stored, when the pool would exceed its limits.
+    pub fn push_block(&mut self, bytes: &[u8], ends: &[u32]) -> Option<StrId> {
+        debug_assert!(ends.is_sorted() && ends.last().is_none_or(|&end| end as usize == bytes.len()), "ends are those of the strings");
+        let base = self.bytes.len() as u32;
+        u32::try_from(self.bytes.len() + bytes.len()).ok()?;
+        u32::try_from(self.ends.len() + ends.len()).ok()?;
+        let first = StrId(self.ends.len() as u32);
+        self.bytes.extend_from_slice(bytes);
+        self.ends.extend(ends.iter().map(|end| base + end));
+        Some(first)
+    }
+
+    /// Bytes of all strings together.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Number of strings, the empty one included.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -133,6 +151,15 @@ impl Interner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_keeps_the_order_of_its_strings() {
+        let mut pool = StringPool::default();
+        pool.push(b"x");
+        let first = pool.push_block(b"abc", &[1, 1, 3]).unwrap();
+        let strings: Vec<_> = (first.0..first.0 + 3).map(|id| pool.get(StrId(id))).collect();
+        assert_eq!(strings, [&b"a"[..], b"", b"bc"]);
+    }
 
     #[test]
     fn equal_strings_share_an_id() {

@@ -1,4 +1,11 @@
 //! What roles share: ports, ingest log, limits, caches, telemetry.
 
+pub mod cache;
+pub mod grpc_client;
 pub mod ingest_log;
+pub mod live_store_client;
+pub mod memberlist;
+pub mod overrides;
+pub mod ring;
 pub mod rpc;
+pub mod usage_report;

@@ -22,6 +22,7 @@ use bytes::Bytes;
 pub use error::LogError;
 
 mod commits;
+pub mod config;
 pub mod embedded;
 mod error;
 mod files;

@@ -19,6 +19,10 @@ pub const fn field(number: u32, name: &'static str) -> Field {
     Field { number, name }
 }
 
+/// Members of a map entry on the wire.
+const MAP_KEY: Field = field(1, "key");
+const MAP_VALUE: Field = field(2, "value");
+
 /// Receives the fields of one message in the order of their declaration, which JSON keeps.
 pub trait MessageWriter: Sized {
     fn put_text(&mut self, field: Field, value: &[u8]);
@@ -187,12 +191,101 @@ impl MessageWriter for ProtoWriter {
     }
 
     fn map<'a, T>(&mut self, field: Field, entries: impl IntoIterator<Item = (&'a [u8], T)>, mut write: impl FnMut(&mut Self, T)) {
-        const KEY: Field = super::message::field(1, "key");
-        const VALUE: Field = super::message::field(2, "value");
         for (key, value) in entries {
             self.message(field, |writer| {
-                writer.text(KEY, key);
-                writer.message(VALUE, |writer| write(writer, value));
+                writer.text(MAP_KEY, key);
+                writer.message(MAP_VALUE, |writer| write(writer, value));
+            });
+        }
+    }
+}
+
+/// Counts the bytes that [`ProtoWriter`] would write.
+#[derive(Debug, Default)]
+pub struct ProtoSize {
+    bytes: usize,
+}
+
+impl ProtoSize {
+    /// Returns the size of the message that `write` describes.
+    pub fn of(write: impl FnOnce(&mut Self)) -> usize {
+        let mut size = Self::default();
+        write(&mut size);
+        size.bytes
+    }
+
+    fn add(&mut self, field: Field, value_bytes: usize) {
+        self.bytes += varint_len(u64::from(field.number) << 3) + value_bytes;
+    }
+
+    fn add_bytes(&mut self, field: Field, len: usize) {
+        self.add(field, varint_len(len as u64) + len);
+    }
+}
+
+impl MessageWriter for ProtoSize {
+    fn put_text(&mut self, field: Field, value: &[u8]) {
+        self.add_bytes(field, value.len());
+    }
+
+    fn put_bytes(&mut self, field: Field, value: &[u8]) {
+        self.add_bytes(field, value.len());
+    }
+
+    fn put_bool(&mut self, field: Field, _value: bool) {
+        self.add(field, 1);
+    }
+
+    fn put_double(&mut self, field: Field, _value: f64) {
+        self.add(field, 8);
+    }
+
+    fn put_int64(&mut self, field: Field, value: i64) {
+        self.add(field, varint_len(value as u64));
+    }
+
+    fn put_uint64(&mut self, field: Field, value: u64) {
+        self.add(field, varint_len(value));
+    }
+
+    fn put_fixed64(&mut self, field: Field, _value: u64) {
+        self.add(field, 8);
+    }
+
+    fn put_uint32(&mut self, field: Field, value: u32) {
+        self.add(field, varint_len(u64::from(value)));
+    }
+
+    fn put_enum(&mut self, field: Field, number: i32, _name: &str) {
+        self.add(field, varint_len(i64::from(number) as u64));
+    }
+
+    fn message(&mut self, field: Field, write: impl FnOnce(&mut Self)) {
+        let content = Self::of(write);
+        self.add_bytes(field, content);
+    }
+
+    fn messages<T>(&mut self, field: Field, items: impl IntoIterator<Item = T>, mut write: impl FnMut(&mut Self, T)) {
+        for item in items {
+            self.message(field, |size| write(size, item));
+        }
+    }
+
+    fn messages_or_empty<T>(&mut self, field: Field, items: impl IntoIterator<Item = T>, write: impl FnMut(&mut Self, T)) {
+        self.messages(field, items, write);
+    }
+
+    fn texts_or_empty<'a>(&mut self, field: Field, items: impl IntoIterator<Item = &'a [u8]>) {
+        for item in items {
+            self.put_text(field, item);
+        }
+    }
+
+    fn map<'a, T>(&mut self, field: Field, entries: impl IntoIterator<Item = (&'a [u8], T)>, mut write: impl FnMut(&mut Self, T)) {
+        for (key, value) in entries {
+            self.message(field, |size| {
+                size.text(MAP_KEY, key);
+                size.message(MAP_VALUE, |size| write(size, value));
             });
         }
     }

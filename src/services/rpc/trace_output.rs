@@ -3,7 +3,7 @@
 //! Written straight from the columns; no object per span. Resource attributes end with `service.name`, where the compatible system puts it.
 
 use super::any_value::write_attribute;
-use super::message::{Field, JsonWriter, MessageWriter, ProtoWriter, field};
+use super::message::{Field, JsonWriter, MessageWriter, ProtoSize, ProtoWriter, field};
 use crate::model::ids::{SpanId, TraceId};
 use crate::model::span_table::{Attrs, SpanTable, Value};
 use crate::model::strings::StrId;
@@ -15,61 +15,157 @@ pub enum ResourceListName {
     ResourceSpans,
 }
 
+/// Which spans of a trace are written; resources and scopes without any are left out.
+#[derive(Debug, Clone)]
+pub struct SpanSelection {
+    first_span: usize,
+    kept: Vec<bool>,
+}
+
+impl SpanSelection {
+    /// Keeps the spans of trace `row` for which `keep` holds.
+    pub fn of_trace(table: &SpanTable, row: usize, keep: impl FnMut(usize) -> bool) -> Self {
+        let spans = table.spans_of_trace(row);
+        Self { first_span: spans.start, kept: spans.map(keep).collect() }
+    }
+
+    /// Keeps as many spans of trace `row` as fit into `max_bytes` of protobuf, the most telling first: roots, then failed spans, then by start
+    /// time. What resources and scopes add is counted with their first span.
+    pub fn within_bytes(table: &SpanTable, row: usize, max_bytes: usize) -> Self {
+        let spans = table.spans_of_trace(row);
+        let mut selection = Self { first_span: spans.start, kept: vec![false; spans.len()] };
+        let mut order: Vec<usize> = spans.collect();
+        let rank = |span: usize| {
+            let is_root = at::<SpanId>(&table.spans.parent_span_id, span).is_none();
+            let is_error = at(&table.spans.status_code, span) == 2;
+            (!is_root, !is_error, at(&table.spans.start_unix_nanos, span))
+        };
+        order.sort_by_cached_key(|span| rank(*span));
+        let trace_id = table.traces.ids[row];
+        let mut opened_scopes = std::collections::HashSet::new();
+        let mut bytes = 0;
+        for span in order {
+            let scope = table.scopes.spans.owner_of(span);
+            let resource = table.resources.scopes.owner_of(scope);
+            bytes += ProtoSize::of(|out| out.message(SPANS, |out| write_span(out, table, trace_id, span)));
+            if opened_scopes.insert(scope) {
+                bytes += ProtoSize::of(|out| write_scope(out, table, scope)) + ProtoSize::of(|out| write_resource(out, table, resource)) + 16;
+            }
+            if bytes > max_bytes {
+                break;
+            }
+            selection.kept[span - selection.first_span] = true;
+        }
+        selection
+    }
+
+    pub fn contains(&self, span: usize) -> bool {
+        self.kept[span - self.first_span]
+    }
+
+    /// Number of spans kept.
+    pub fn count(&self) -> usize {
+        self.kept.iter().filter(|kept| **kept).count()
+    }
+
+    pub fn keeps_all(&self) -> bool {
+        self.kept.iter().all(|kept| *kept)
+    }
+}
+
+/// One trace of a table, whole or in part.
+#[derive(Debug, Clone, Copy)]
+pub struct TraceOutput<'a> {
+    pub table: &'a SpanTable,
+    pub row: usize,
+    /// `None`: all spans.
+    pub selection: Option<&'a SpanSelection>,
+}
+
 const RESOURCE_SPANS: Field = field(1, "resourceSpans");
 const BATCHES: Field = field(1, "batches");
+const SPANS: Field = field(2, "spans");
 
-/// Returns the protobuf bytes of trace `row`.
-pub fn trace_proto(table: &SpanTable, row: usize) -> Vec<u8> {
-    ProtoWriter::encode(|out| write_trace(out, table, row, ResourceListName::ResourceSpans))
+impl<'a> TraceOutput<'a> {
+    /// All of trace `row`.
+    pub fn whole(table: &'a SpanTable, row: usize) -> Self {
+        Self { table, row, selection: None }
+    }
+
+    /// Returns the protobuf bytes.
+    pub fn to_proto(self) -> Vec<u8> {
+        ProtoWriter::encode(|out| self.write(out, ResourceListName::ResourceSpans))
+    }
+
+    /// Returns the number of protobuf bytes.
+    pub fn proto_bytes(self) -> usize {
+        ProtoSize::of(|out| self.write(out, ResourceListName::ResourceSpans))
+    }
+
+    /// Returns the JSON.
+    pub fn to_json(self, list: ResourceListName) -> Vec<u8> {
+        JsonWriter::encode(|out| self.write(out, list))
+    }
+
+    /// Writes the members of the trace message.
+    pub fn write(self, out: &mut impl MessageWriter, list: ResourceListName) {
+        let list = match list {
+            ResourceListName::Batches => BATCHES,
+            ResourceListName::ResourceSpans => RESOURCE_SPANS,
+        };
+        let resources = self.table.traces.resources.range(self.row).filter(|resource| {
+            self.selection.is_none() || self.table.resources.scopes.range(*resource).any(|scope| self.keeps_scope(scope))
+        });
+        out.messages(list, resources, |out, resource| self.write_resource_spans(out, resource));
+    }
+
+    fn keeps_span(self, span: usize) -> bool {
+        self.selection.is_none_or(|selection| selection.contains(span))
+    }
+
+    fn keeps_scope(self, scope: usize) -> bool {
+        self.selection.is_none() || self.table.scopes.spans.range(scope).any(|span| self.keeps_span(span))
+    }
+
+    fn write_resource_spans(self, out: &mut impl MessageWriter, resource: usize) {
+        const RESOURCE: Field = field(1, "resource");
+        const SCOPE_SPANS: Field = field(2, "scopeSpans");
+        out.message(RESOURCE, |out| write_resource(out, self.table, resource));
+        let scopes = self.table.resources.scopes.range(resource).filter(|scope| self.keeps_scope(*scope));
+        out.messages(SCOPE_SPANS, scopes, |out, scope| self.write_scope_spans(out, scope));
+    }
+
+    fn write_scope_spans(self, out: &mut impl MessageWriter, scope: usize) {
+        const SCOPE: Field = field(1, "scope");
+        let trace_id = self.table.traces.ids[self.row];
+        out.message(SCOPE, |out| write_scope(out, self.table, scope));
+        let spans = self.table.scopes.spans.range(scope).filter(|span| self.keeps_span(*span));
+        out.messages(SPANS, spans, |out, span| write_span(out, self.table, trace_id, span));
+    }
 }
 
-/// Returns the JSON of trace `row`.
-pub fn trace_json(table: &SpanTable, row: usize, list: ResourceListName) -> Vec<u8> {
-    JsonWriter::encode(|out| write_trace(out, table, row, list))
-}
-
-/// Writes the members of the trace message.
-pub fn write_trace(out: &mut impl MessageWriter, table: &SpanTable, row: usize, list: ResourceListName) {
-    let list = match list {
-        ResourceListName::Batches => BATCHES,
-        ResourceListName::ResourceSpans => RESOURCE_SPANS,
-    };
-    let trace_id = table.traces.ids[row];
-    out.messages(list, table.traces.resources.range(row), |out, resource| write_resource_spans(out, table, trace_id, resource));
-}
-
-fn write_resource_spans(out: &mut impl MessageWriter, table: &SpanTable, trace_id: TraceId, resource: usize) {
-    const RESOURCE: Field = field(1, "resource");
-    const SCOPE_SPANS: Field = field(2, "scopeSpans");
+fn write_resource(out: &mut impl MessageWriter, table: &SpanTable, resource: usize) {
     const ATTRIBUTES: Field = field(1, "attributes");
     const DROPPED_ATTRIBUTES: Field = field(2, "droppedAttributesCount");
     let resources = &table.resources;
-    out.message(RESOURCE, |out| {
-        let service_name = resources.service_name.get(resource).copied().unwrap_or(StrId::EMPTY);
-        let service = (service_name != StrId::EMPTY && !table.strings.get(service_name).is_empty())
-            .then_some((&b"service.name"[..], Value::Str(service_name)));
-        let attributes = pairs(table, &resources.attrs, resource).chain(service);
-        out.messages(ATTRIBUTES, attributes, |out, (key, value)| write_attribute(out, &table.strings, &resources.attrs, key, value));
-        out.uint32(DROPPED_ATTRIBUTES, at(&resources.dropped_attributes, resource));
-    });
-    out.messages(SCOPE_SPANS, resources.scopes.range(resource), |out, scope| write_scope_spans(out, table, trace_id, scope));
+    let service_name = string_at(table, &resources.service_name, resource);
+    let service_id = at(&resources.service_name, resource);
+    let service = (!service_name.is_empty()).then_some((&b"service.name"[..], Value::Str(service_id)));
+    let attributes = pairs(table, &resources.attrs, resource).chain(service);
+    out.messages(ATTRIBUTES, attributes, |out, (key, value)| write_attribute(out, &table.strings, &resources.attrs, key, value));
+    out.uint32(DROPPED_ATTRIBUTES, at(&resources.dropped_attributes, resource));
 }
 
-fn write_scope_spans(out: &mut impl MessageWriter, table: &SpanTable, trace_id: TraceId, scope: usize) {
-    const SCOPE: Field = field(1, "scope");
-    const SPANS: Field = field(2, "spans");
+fn write_scope(out: &mut impl MessageWriter, table: &SpanTable, scope: usize) {
     const NAME: Field = field(1, "name");
     const VERSION: Field = field(2, "version");
     const ATTRIBUTES: Field = field(3, "attributes");
     const DROPPED_ATTRIBUTES: Field = field(4, "droppedAttributesCount");
     let scopes = &table.scopes;
-    out.message(SCOPE, |out| {
-        out.text(NAME, string_at(table, &scopes.name, scope));
-        out.text(VERSION, string_at(table, &scopes.version, scope));
-        write_attributes(out, ATTRIBUTES, table, &scopes.attrs, scope);
-        out.uint32(DROPPED_ATTRIBUTES, at(&scopes.dropped_attributes, scope));
-    });
-    out.messages(SPANS, scopes.spans.range(scope), |out, span| write_span(out, table, trace_id, span));
+    out.text(NAME, string_at(table, &scopes.name, scope));
+    out.text(VERSION, string_at(table, &scopes.version, scope));
+    write_attributes(out, ATTRIBUTES, table, &scopes.attrs, scope);
+    out.uint32(DROPPED_ATTRIBUTES, at(&scopes.dropped_attributes, scope));
 }
 
 /// In the order in which the compatible system declares the fields, which is the order of its JSON.

@@ -11,6 +11,19 @@
 //! * `meta.json` is written last: a block without it does not exist for anybody.
 //! * The columns of `data.parquet` are exactly those of [`schema::BlockSchema`], in that order: other readers address them by position.
 
+mod assemble;
+mod attrs;
+mod decode;
+pub mod dictionary_cache;
+pub mod error;
+mod file;
+pub mod projection;
+pub mod prune;
+pub mod read;
+#[cfg(test)]
+mod read_tests;
+pub mod selection;
+
 pub mod bloom;
 pub mod dedicated;
 pub mod encode;

@@ -1,0 +1,112 @@
+//! `backend_scheduler:` and `backend_scheduler_client:`.
+
+use crate::base::config_block::{config_block, text};
+use crate::base::duration::GoDuration;
+use crate::services::grpc_client::config::GrpcClientConfig;
+use crate::tempodb::config::CompactionConfig;
+
+config_block! {
+    /// `backend_scheduler:`.
+    pub struct BackendSchedulerConfig {
+        /// Book-keeping of jobs.
+        work: WorkConfig = WorkConfig::default(),
+        /// Interval of book-keeping.
+        maintenance_interval: GoDuration = GoDuration::minutes(1),
+        /// Interval of saving the work cache to the backend.
+        backend_flush_interval: GoDuration = GoDuration::minutes(1),
+        /// What makes jobs.
+        provider: ProviderConfig = ProviderConfig::default(),
+        /// How long a request for a job waits.
+        job_timeout: GoDuration = GoDuration::seconds(15),
+        /// Directory of the work cache.
+        local_work_path: String = text("/var/tempo"),
+    }
+
+    /// `work:`.
+    pub struct WorkConfig {
+        /// Finished jobs are forgotten after this; > 0.
+        prune_age: GoDuration = GoDuration::hours(1),
+        /// Silent jobs count as failed after this.
+        dead_job_timeout: GoDuration = GoDuration::hours(24),
+    }
+
+    /// `provider:`.
+    pub struct ProviderConfig {
+        /// Deletion of old blocks.
+        retention: RetentionProviderConfig = RetentionProviderConfig::default(),
+        /// Merging of blocks.
+        compaction: CompactionProviderConfig = CompactionProviderConfig::default(),
+        /// Rewriting of blocks.
+        redaction: RedactionProviderConfig = RedactionProviderConfig::default(),
+    }
+
+    /// `provider.retention`.
+    pub struct RetentionProviderConfig {
+        /// Interval of retention jobs.
+        interval: GoDuration = GoDuration::hours(1),
+    }
+
+    /// `provider.compaction`.
+    pub struct CompactionProviderConfig {
+        /// Interval of measuring; > 0, at most half of `work.prune_age`.
+        measure_interval: GoDuration = GoDuration::minutes(1),
+        /// Rules of merging.
+        compaction: CompactionConfig = CompactionConfig::default(),
+        /// Jobs of a tenant before the next one's turn; > 0.
+        max_jobs_per_tenant: usize = 1000,
+        /// Fewest blocks of a job.
+        min_input_blocks: usize = 2,
+        /// Most blocks of a job.
+        max_input_blocks: usize = 4,
+        /// Blocks of this level are not merged further; 0: no limit.
+        max_compaction_level: u32 = 0,
+        /// Shortest time between rounds; > 0.
+        min_cycle_interval: GoDuration = GoDuration::seconds(30),
+    }
+
+    /// `provider.redaction`.
+    pub struct RedactionProviderConfig {
+        /// Interval of looking for requests.
+        poll_interval: GoDuration = GoDuration::seconds(2),
+        /// Blocks are scanned again after this; below `work.prune_age`.
+        rescan_delay: GoDuration = GoDuration::minutes(5),
+        /// Number of repeated scans.
+        max_rescan_generations: u32 = 5,
+    }
+
+    /// `backend_scheduler_client:`.
+    pub struct BackendSchedulerClientConfig {
+        /// Connection settings.
+        grpc_client_config: GrpcClientConfig = GrpcClientConfig::default(),
+    }
+}
+
+impl BackendSchedulerConfig {
+    /// Returns the start errors of this block.
+    pub fn validate(&self) -> Vec<String> {
+        let (work, compaction, redaction) = (&self.work, &self.provider.compaction, &self.provider.redaction);
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, text: &str| {
+            if !holds {
+                problems.push(text.to_owned());
+            }
+        };
+        require(work.prune_age > GoDuration::ZERO, "positive prune age required");
+        require(compaction.max_jobs_per_tenant > 0, "max_jobs_per_tenant must be greater than 0");
+        require(
+            compaction.min_cycle_interval > GoDuration::ZERO,
+            "min_cycle_interval must be greater than 0, otherwise planning never pauses",
+        );
+        require(compaction.measure_interval > GoDuration::ZERO, "measure_interval must be greater than 0");
+        require(compaction.compaction.compaction_window > GoDuration::ZERO, "compaction_window must be greater than 0");
+        require(
+            compaction.measure_interval.as_nanos() <= work.prune_age.as_nanos() / 2,
+            "provider.compaction.measure_interval must be no more than half of work.prune_age; finished jobs would be forgotten before they are counted",
+        );
+        require(
+            work.prune_age > redaction.rescan_delay,
+            "work.prune_age must be greater than provider.redaction.rescan_delay, otherwise finished redactions are forgotten before the rescan",
+        );
+        problems
+    }
+}

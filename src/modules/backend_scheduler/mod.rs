@@ -1,0 +1,3 @@
+//! Plans compaction and retention.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Executes compaction and retention jobs.
+
+pub mod config;

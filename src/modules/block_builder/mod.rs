@@ -1,0 +1,3 @@
+//! Cuts the ingest log into blocks.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Classic ring-owned compaction.
+
+pub mod config;

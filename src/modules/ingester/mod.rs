@@ -1,0 +1,3 @@
+//! Classic write path: holds recent traces, replicated, and flushes blocks.
+
+pub mod config;

@@ -1,0 +1,14 @@
+//! Why the live-store cannot go on.
+
+use crate::base::cpu_pool::CpuPoolError;
+use crate::services::ingest_log::LogError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LiveStoreError {
+    #[error("ingest log")]
+    Log(#[from] LogError),
+    #[error("computation on live traces")]
+    Cpu(#[from] CpuPoolError),
+    #[error("a task of the live-store panicked")]
+    Panicked(#[from] tokio::task::JoinError),
+}

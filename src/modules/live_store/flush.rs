@@ -1,0 +1,243 @@
+//! Cuts live traces into blocks and commits what is in them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, histogram};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use super::live_traces::CutTraces;
+use super::{LONGEST_RETRY_PAUSE, LiveStore, LiveStoreError, metrics as names};
+use crate::model::combine::Piece;
+use crate::model::ids::{TenantId, TraceId};
+use crate::services::ingest_log::Offset;
+use crate::tempodb::block::meta::{BlockId, BlockMeta};
+use crate::tempodb::block::write::{BlockWriter, NewBlock, WriteError};
+
+/// First pause between attempts to write a block; doubles up to [`LONGEST_RETRY_PAUSE`].
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Memory of the table handed to the block writer at once, which becomes a row group.
+const ROW_GROUP_TABLE_BYTES: usize = 128 << 20;
+
+/// Why a tenant's live traces are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CutReason {
+    Age,
+    Size,
+    Memory,
+    Demand,
+}
+
+impl CutReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "max_block_duration",
+            Self::Size => "max_block_bytes",
+            Self::Memory => "max_live_traces_bytes",
+            Self::Demand => "demand",
+        }
+    }
+}
+
+impl LiveStore {
+    /// Looks for tenants to cut, regularly and when asked, until `stop` fires; then lets flushes under way end.
+    pub(super) async fn cut_and_flush(self: Arc<Self>, stop: CancellationToken) -> Result<(), LiveStoreError> {
+        let flushes = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(usize::try_from(self.config.complete_block_concurrency).unwrap_or(1).max(1)));
+        let mut check = tokio::time::interval(self.config.flush_check_period.to_std());
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = check.tick() => {}
+                () = self.cut_wanted.notified() => {}
+            }
+            self.publish_gauges();
+            while let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+                let Some((tenant, cut)) = self.cut_most_urgent() else { break };
+                let store = Arc::clone(&self);
+                let stop = stop.clone();
+                flushes.spawn(async move { store.flush(tenant, cut, slot, stop).await });
+            }
+            self.commit_or_warn().await;
+        }
+        flushes.close();
+        flushes.wait().await;
+        Ok(())
+    }
+
+    /// Flushes everything in memory of `tenant`, or of all tenants, and returns when it is in blocks.
+    pub async fn flush_now(&self, tenant: Option<&TenantId>) {
+        let tenants: Vec<_> = self.state.lock().tenants.keys().filter(|name| tenant.is_none_or(|wanted| wanted == *name)).cloned().collect();
+        for tenant in tenants {
+            let cut = self.cut(&tenant, CutReason::Demand);
+            if let Some(cut) = cut {
+                self.write_until_done(&tenant, cut, &CancellationToken::new()).await;
+            }
+        }
+        self.commit_or_warn().await;
+    }
+
+    /// Cuts the tenant that needs it most; `None` when no tenant does.
+    fn cut_most_urgent(&self) -> Option<(TenantId, CutTraces)> {
+        let memory_is_short = self.memory_shortage().is_some();
+        let oldest_allowed = self.now_unix_ms().saturating_sub(millis(self.config.max_block_duration.to_std()));
+        let mut due: Vec<_> = {
+            let state = self.state.lock();
+            let reason = |bytes: usize, oldest: Option<u64>| {
+                if bytes as u64 >= self.config.max_block_bytes {
+                    Some(CutReason::Size)
+                } else if memory_is_short && bytes > 0 {
+                    Some(CutReason::Memory)
+                } else if oldest.is_some_and(|oldest| oldest <= oldest_allowed) {
+                    Some(CutReason::Age)
+                } else {
+                    None
+                }
+            };
+            let tenants = state.tenants.iter();
+            tenants
+                .filter_map(|(tenant, traces)| {
+                    let bytes = traces.live_bytes();
+                    Some((bytes, tenant.clone(), reason(bytes, traces.oldest_live_unix_ms())?))
+                })
+                .collect()
+        };
+        due.sort_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
+        due.into_iter().find_map(|(_, tenant, reason)| Some((tenant.clone(), self.cut(&tenant, reason)?)))
+    }
+
+    fn cut(&self, tenant: &TenantId, reason: CutReason) -> Option<CutTraces> {
+        let now = self.now_unix_ms();
+        let (idle_since, live_since) = match reason {
+            // Traces that still get spans wait for the next block, so that most traces end up in one.
+            CutReason::Age => {
+                (now.saturating_sub(millis(self.config.max_trace_idle.to_std())), now.saturating_sub(millis(self.config.max_trace_live.to_std())))
+            }
+            CutReason::Size | CutReason::Memory | CutReason::Demand => (u64::MAX, u64::MAX),
+        };
+        let cut = self.state.lock().tenants.get_mut(tenant)?.cut(idle_since, live_since)?;
+        counter!(names::BLOCKS_CUT, "reason" => reason.as_str()).increment(1);
+        debug!(%tenant, reason = reason.as_str(), spans = cut.span_count(), "live traces cut");
+        Some(cut)
+    }
+
+    async fn flush(self: Arc<Self>, tenant: TenantId, cut: CutTraces, slot: OwnedSemaphorePermit, stop: CancellationToken) {
+        self.write_until_done(&tenant, cut, &stop).await;
+        drop(slot);
+        self.cut_wanted.notify_one();
+    }
+
+    /// Writes the block of a cut, trying again until it is complete or `stop` fires. A cut given up stays in memory and in the log.
+    async fn write_until_done(&self, tenant: &TenantId, cut: CutTraces, stop: &CancellationToken) {
+        let cut = Arc::new(cut);
+        let started = Instant::now();
+        let mut pause = FIRST_RETRY_PAUSE;
+        while let Err(failure) = self.write_cut(tenant, &cut).await {
+            counter!(names::FAILED_COMPLETIONS).increment(1);
+            counter!(names::FAILED_FLUSHES).increment(1);
+            error!(%tenant, err = &failure as &dyn std::error::Error, pause = ?pause, "block could not be written, trying again");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
+            counter!(names::COMPLETION_RETRIES).increment(1);
+        }
+        histogram!(names::COMPLETION_DURATION).record(started.elapsed().as_secs_f64());
+    }
+
+    /// Writes the block of a cut, lists it, and only then lets go of the traces in memory.
+    async fn write_cut(&self, tenant: &TenantId, cut: &Arc<CutTraces>) -> Result<(), WriteError> {
+        let started = Instant::now();
+        let source = Arc::clone(cut);
+        let (order, growing) = self.cpu.run("order_cut", move || (source.order(), source.growing())).await?;
+        if !order.is_empty() {
+            let meta = self.write_block(tenant, cut, order).await?;
+            counter!(names::BLOCKS_COMPLETED).increment(1);
+            counter!(names::BLOCKS_FLUSHED).increment(1);
+            histogram!(names::COMPLETION_SIZE).record(meta.size_bytes as f64);
+            let seconds = started.elapsed().as_secs_f64();
+            info!(%tenant, block = %meta.block_id, traces = meta.total_objects, bytes = meta.size_bytes, seconds, "block complete");
+            self.db.add_block(tenant, meta);
+        }
+        let mut state = self.state.lock();
+        if let Some(traces) = state.tenants.get_mut(tenant) {
+            traces.finish_cut(cut.id, growing);
+            if traces.is_empty() {
+                state.tenants.remove(tenant);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one block, a row group at a time. A failed attempt leaves nothing behind, as far as the backend allows.
+    async fn write_block(&self, tenant: &TenantId, cut: &Arc<CutTraces>, order: Vec<(TraceId, Piece)>) -> Result<BlockMeta, WriteError> {
+        let block = NewBlock {
+            dedicated_columns: self.db.dedicated_columns(tenant),
+            bloom: self.db.bloom_params(),
+            ..NewBlock::new(tenant.clone(), BlockId::random(), order.len())
+        };
+        let id = block.id;
+        let written = self.write_row_groups(block, cut, Arc::new(order)).await;
+        if written.is_err()
+            && let Err(failure) = self.db.backend().clear_block(tenant, id).await
+        {
+            warn!(%tenant, block = %id, err = &failure as &dyn std::error::Error, "objects of a failed block could not be removed");
+        }
+        written
+    }
+
+    async fn write_row_groups(&self, block: NewBlock, cut: &Arc<CutTraces>, order: Arc<Vec<(TraceId, Piece)>>) -> Result<BlockMeta, WriteError> {
+        let mut writer = BlockWriter::create(Arc::clone(self.db.backend().store()), self.cpu.clone(), block).await?;
+        let mut done = 0;
+        while done < order.len() {
+            let (source, rows) = (Arc::clone(cut), Arc::clone(&order));
+            let (table, taken) = self.cpu.run("build_row_group", move || source.build_table(&rows[done..], ROW_GROUP_TABLE_BYTES)).await?;
+            if let Err(failure) = writer.append(Arc::new(table)).await {
+                // The first failure tells more than that of giving up.
+                let _second_failure = writer.abort().await;
+                return Err(failure);
+            }
+            done += taken;
+        }
+        writer.finish().await
+    }
+
+    async fn commit_or_warn(&self) {
+        if let Err(failure) = self.commit().await {
+            warn!(err = &failure as &dyn std::error::Error, "offsets could not be committed, trying again later");
+        }
+    }
+
+    /// Commits, per partition, the first offset that is not in a finished block.
+    pub(super) async fn commit(&self) -> Result<(), LiveStoreError> {
+        let moved: Vec<(_, Offset)> = {
+            let state = self.state.lock();
+            let safe = |partition, position| {
+                let held = state.tenants.values().filter_map(|traces| traces.first_offset(partition)).min();
+                held.unwrap_or(position)
+            };
+            let all = state.positions.iter().map(|(&partition, &position)| (partition, safe(partition, position)));
+            all.filter(|(partition, offset)| state.committed.get(partition) != Some(offset)).collect()
+        };
+        for (partition, offset) in moved {
+            self.log.commit(&self.group, partition, offset).await?;
+            self.state.lock().committed.insert(partition, offset);
+        }
+        Ok(())
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        self.clock.now_unix_nanos() / 1_000_000
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

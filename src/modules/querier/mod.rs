@@ -1,0 +1,3 @@
+//! Executes query jobs over live-stores and blocks.
+
+pub mod config;

@@ -1,0 +1,137 @@
+//! Answers the query API: validates requests, cuts them into jobs for queriers, merges the answers.
+//!
+//! Not here: reading data (the querier behind [`Querier`](crate::services::rpc::querier::Querier)), evaluating TraceQL, caching of results (not supported yet),
+//! streaming and metrics queries (not supported yet).
+//!
+//! Invariants
+//! * Nothing is cached or remembered between requests except the number of jobs under way.
+//! * Recent data and blocks are both asked for the whole time range; what both hold is counted once.
+//! * Dropping a request's future cancels all its jobs.
+//! * Memory: the replies of the jobs under way, the answer, and its encoded form.
+
+pub mod config;
+mod http_routes;
+mod jobs;
+pub mod limits;
+pub mod metrics;
+mod params;
+mod request;
+mod respond;
+mod search;
+mod shared_span_ids;
+mod span_filter;
+mod tags;
+mod tags_param;
+pub mod tenancy;
+mod trace_by_id;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::base::clock::SharedClock;
+use crate::base::cpu_pool::CpuPool;
+use crate::model::ids::TenantId;
+use crate::services::rpc::querier::QuerierPort;
+use crate::services::rpc::search::Inspection;
+use crate::services::rpc::status::CallError;
+use crate::tempodb::block::meta::BlockMeta;
+
+use config::QueryFrontendConfig;
+use jobs::JobSlots;
+use limits::{LimitsOf, QueryLimits};
+use request::RequestLimits;
+use respond::Answer;
+use tenancy::Tenancy;
+
+pub use http_routes::router;
+
+/// Tells which blocks a tenant has.
+pub trait BlockList: Send + Sync + 'static {
+    /// Returns the blocks that are not compacted away, as last polled.
+    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>>;
+}
+
+/// What a query-frontend is built of.
+pub struct Parts {
+    pub config: QueryFrontendConfig,
+    pub tenancy: Tenancy,
+    /// `query_end_cutoff` if the configuration file sets it: search, tags and tag values then leave out the youngest data.
+    pub search_end_cutoff: Option<Duration>,
+    pub querier: QuerierPort,
+    pub blocks: Arc<dyn BlockList>,
+    pub limits: LimitsOf,
+    pub clock: SharedClock,
+    pub cpu: CpuPool,
+}
+
+/// Why a query-frontend cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("query_frontend.url_deny_list: {pattern:?} is not a regular expression")]
+    DenyList {
+        pattern: String,
+        #[source]
+        cause: regex::Error,
+    },
+}
+
+/// Answers queries. Shared by all requests.
+pub struct QueryFrontend {
+    config: QueryFrontendConfig,
+    tenancy: Tenancy,
+    search_end_cutoff: Option<Duration>,
+    querier: QuerierPort,
+    blocks: Arc<dyn BlockList>,
+    limits: LimitsOf,
+    clock: SharedClock,
+    cpu: CpuPool,
+    slots: JobSlots,
+    denied_urls: Vec<Regex>,
+}
+
+/// The outcome of one query.
+struct Reply {
+    answer: Answer,
+    inspection: Inspection,
+    jobs: usize,
+}
+
+impl QueryFrontend {
+    /// # Errors
+    /// When a pattern of the deny list is no regular expression.
+    pub fn new(parts: Parts) -> Result<Self, BuildError> {
+        let Parts { config, tenancy, search_end_cutoff, querier, blocks, limits, clock, cpu } = parts;
+        let compile = |pattern: &String| Regex::new(pattern).map_err(|cause| BuildError::DenyList { pattern: pattern.clone(), cause });
+        let denied_urls = config.url_deny_list.iter().map(compile).collect::<Result<_, _>>()?;
+        let slots = JobSlots::new(config.max_outstanding_per_tenant);
+        Ok(Self { config, tenancy, search_end_cutoff, querier, blocks, limits, clock, cpu, slots, denied_urls })
+    }
+
+    /// Returns what the requests of tenants with `limits` are checked against.
+    fn request_limits(&self, limits: QueryLimits) -> RequestLimits {
+        let search = &self.config.search;
+        let max_duration_seconds = match limits.max_search_seconds {
+            0 => search.max_duration.to_std().as_secs(),
+            seconds => seconds,
+        };
+        RequestLimits {
+            default_result_limit: search.default_result_limit,
+            max_result_limit: search.max_result_limit,
+            default_spans_per_span_set: search.default_spans_per_span_set,
+            max_spans_per_span_set: search.max_spans_per_span_set,
+            max_duration_seconds,
+            max_query_bytes: self.config.max_query_expression_size_bytes,
+            query_end_cutoff_seconds: self.search_end_cutoff.map(|cutoff| cutoff.as_secs()),
+        }
+    }
+
+    /// Runs CPU work on the pool.
+    async fn on_cpu<T: Send + 'static>(&self, name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
+        self.cpu.run(name, work).await.map_err(|error| CallError::internal(error.to_string()))
+    }
+}

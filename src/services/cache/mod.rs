@@ -1,0 +1,3 @@
+//! Caches shared by roles.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Settings of connections to other instances.
+
+pub mod config;

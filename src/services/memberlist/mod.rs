@@ -1,0 +1,3 @@
+//! Gossip between instances.
+
+pub mod config;

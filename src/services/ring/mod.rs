@@ -1,0 +1,3 @@
+//! Membership of instances and ownership of partitions.
+
+pub mod config;

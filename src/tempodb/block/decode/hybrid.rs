@@ -1,0 +1,180 @@
+//! The RLE / bit-packed hybrid: levels, dictionary codes, booleans.
+//!
+//! A run starts with a varint: low bit 0 = repeat one value (header >> 1) times, 1 = (header >> 1) groups of 8 packed values.
+
+use super::{DecodeError, Result, take, varint};
+
+const WHAT: &str = "run";
+
+/// Bytes that [`unpack_group`] may look at: 8 values of 32 bits, and the overreach of its last 8-byte load.
+const WINDOW: usize = 40;
+
+enum Run<'a> {
+    Repeat { value: u32, count: usize },
+    Packed { bytes: &'a [u8], count: usize },
+}
+
+/// Calls `visit` for runs until they make up `count` values; the last one is clipped.
+fn for_each_run<'a>(mut bytes: &'a [u8], width: u32, count: usize, mut visit: impl FnMut(Run<'a>)) -> Result<()> {
+    let mut left = count;
+    while left > 0 {
+        let header = varint(&mut bytes, WHAT)?;
+        let length = usize::try_from(header >> 1).map_err(|_| DecodeError::Corrupt(WHAT))?;
+        if length == 0 {
+            return Err(DecodeError::Corrupt("empty run"));
+        }
+        if header & 1 == 0 {
+            let mut value = 0_u32;
+            for (at, &byte) in take(&mut bytes, width.div_ceil(8) as usize, WHAT)?.iter().enumerate() {
+                value |= u32::from(byte) << (8 * at);
+            }
+            if width < 32 && value >> width != 0 {
+                return Err(DecodeError::Corrupt("run value"));
+            }
+            let count = length.min(left);
+            left -= count;
+            visit(Run::Repeat { value, count });
+        } else {
+            let count = length.saturating_mul(8).min(left);
+            left -= count;
+            // The last group is padded by the format; writers that cut the padding off are tolerated.
+            let whole = length.saturating_mul(width as usize);
+            let needed = (count * width as usize).div_ceil(8);
+            let stored = whole.min(bytes.len()).max(needed);
+            let packed = take(&mut bytes, stored, WHAT)?;
+            visit(Run::Packed { bytes: packed, count });
+        }
+    }
+    Ok(())
+}
+
+/// Appends `count` values of `width` ≤ 32 bits.
+pub(super) fn decode_u32(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u32>) -> Result<()> {
+    if width > 32 {
+        return Err(DecodeError::Corrupt("bit width"));
+    }
+    let start = out.len();
+    out.reserve(count);
+    for_each_run(bytes, width, count, |run| match run {
+        Run::Repeat { value, count } => out.resize(out.len() + count, value),
+        Run::Packed { bytes, count } => unpack(bytes, width, count, out),
+    })?;
+    debug_assert_eq!(out.len(), start + count);
+    Ok(())
+}
+
+/// Appends `count` levels of `width` ≤ 3 bits; each is at most `max`, or the page is refused.
+pub(super) fn decode_levels(bytes: &[u8], max: u8, count: usize, out: &mut Vec<u8>) -> Result<()> {
+    let width = u8::BITS - max.leading_zeros();
+    debug_assert!(width <= 3, "levels of blocks are at most 6");
+    let start = out.len();
+    out.reserve(count + 8);
+    for_each_run(bytes, width, count, |run| match run {
+        Run::Repeat { value, count } => out.resize(out.len() + count, value as u8),
+        Run::Packed { bytes, count } => unpack_levels(bytes, width, count, out),
+    })?;
+    let too_high = out.get(start..).unwrap_or_default().iter().fold(false, |found, &level| found | (level > max));
+    if too_high { Err(DecodeError::Corrupt("level")) } else { Ok(()) }
+}
+
+/// Spreads 8 fields of `width` bits to 8 bytes at a time.
+fn unpack_levels(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u8>) {
+    let end = out.len() + count;
+    let byte_mask = u64::from_le_bytes([(1_u8 << width) - 1; 8]);
+    let (half, quarter) = (((1_u64 << (4 * width)) - 1) * 0x1_0000_0001, ((1_u64 << (2 * width)) - 1) * 0x1_0001_0001_0001);
+    let start = out.len();
+    out.resize(start + count.next_multiple_of(8), 0);
+    let groups = bytes.chunks(width as usize);
+    for (group, to) in groups.zip(out.get_mut(start..).unwrap_or_default().as_chunks_mut::<8>().0) {
+        let mut x = 0_u64;
+        for (at, &byte) in group.iter().enumerate() {
+            x |= u64::from(byte) << (8 * at);
+        }
+        x = (x | x << (32 - 4 * width)) & half;
+        x = (x | x << (16 - 2 * width)) & quarter;
+        x = (x | x << (8 - width)) & byte_mask;
+        *to = x.to_le_bytes();
+    }
+    out.truncate(end);
+}
+
+fn unpack(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u32>) {
+    macro_rules! dispatch {
+        ($($w:literal)*) => {
+            match width {
+                $($w => unpack_width::<$w>(bytes, count, out),)*
+                _ => out.resize(out.len() + count, 0),
+            }
+        };
+    }
+    dispatch!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
+}
+
+fn unpack_width<const W: usize>(mut bytes: &[u8], count: usize, out: &mut Vec<u32>) {
+    let end = out.len() + count;
+    while out.len() < end {
+        let group = match bytes.first_chunk::<WINDOW>() {
+            Some(window) => unpack_group::<W>(window),
+            None => {
+                let mut window = [0; WINDOW];
+                for (to, from) in window.iter_mut().zip(bytes) {
+                    *to = *from;
+                }
+                unpack_group::<W>(&window)
+            }
+        };
+        out.extend_from_slice(&group);
+        bytes = bytes.get(W..).unwrap_or_default();
+    }
+    out.truncate(end);
+}
+
+#[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "offsets are constants after unrolling: 7 * 32 / 8 + 8 <= WINDOW")]
+fn unpack_group<const W: usize>(window: &[u8; WINDOW]) -> [u32; 8] {
+    let mask = (1_u64 << W) - 1;
+    std::array::from_fn(|i| {
+        let (byte, bit) = (i * W / 8, i * W % 8);
+        let mut word = [0; 8];
+        word.copy_from_slice(&window[byte..byte + 8]);
+        ((u64::from_le_bytes(word) >> bit) & mask) as u32
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::encode_hybrid;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn codes_round_trip(width in 0_u32..=32, runs in prop::collection::vec((any::<u32>(), 1_usize..40, any::<bool>()), 1..8)) {
+            let mask = ((1_u64 << width) - 1) as u32;
+            let values: Vec<u32> = runs.iter().flat_map(|&(seed, len, equal)| (0..len as u32).map(move |i| {
+                (if equal { seed } else { seed.wrapping_mul(i.wrapping_add(77).wrapping_mul(2_654_435_761)) }) & mask
+            })).collect();
+            let mut decoded = vec![5];
+            decode_u32(&encode_hybrid(&values, width), width, values.len(), &mut decoded).unwrap();
+            prop_assert_eq!(&decoded[1..], &values[..]);
+        }
+
+        #[test]
+        fn levels_round_trip(max in 1_u8..=6, seeds in prop::collection::vec(any::<u8>(), 1..300)) {
+            let values: Vec<u32> = seeds.iter().map(|seed| u32::from(seed % (max + 1))).collect();
+            let mut decoded = Vec::new();
+            decode_levels(&encode_hybrid(&values, u8::BITS - max.leading_zeros()), max, values.len(), &mut decoded).unwrap();
+            prop_assert_eq!(decoded.iter().map(|&level| u32::from(level)).collect::<Vec<_>>(), values);
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), width in 0_u32..40, count in 0_usize..500) {
+            let _ = decode_u32(&bytes, width, count, &mut Vec::new());
+            let mut levels = Vec::new();
+            if decode_levels(&bytes, 5, count, &mut levels).is_ok() {
+                prop_assert!(levels.len() == count && levels.iter().all(|&level| level <= 5));
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Byte-array columns as codes into a dictionary.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use super::levels::keep;
+use super::sink::Sink;
+use super::thrift::Encoding;
+use super::{DecodeError, MAX_PAGE_BYTES, Result, delta, hybrid, plain};
+use crate::model::strings::{StrId, StringPool};
+
+/// Byte strings, end to end: a dictionary page, or values that have no dictionary.
+#[derive(Debug, Default)]
+pub(in crate::tempodb::block) struct Dictionary {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Dictionary {
+    /// Decodes the PLAIN values of a dictionary page.
+    pub(super) fn decode(page: &[u8], count: usize) -> Result<Self> {
+        let mut dictionary = Self { bytes: Vec::with_capacity(page.len()), ends: Vec::with_capacity(count.min(page.len() / 4)) };
+        plain::byte_arrays(page, count, |value| dictionary.push(value))?;
+        Ok(dictionary)
+    }
+
+    fn push(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        // Pages are below `MAX_PAGE_BYTES` and chunks are checked against 4 GiB in `StrColumn::decode`.
+        self.ends.push(self.bytes.len() as u32);
+    }
+
+    pub(in crate::tempodb::block) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(in crate::tempodb::block) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<u32>()
+    }
+
+    pub(in crate::tempodb::block) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let value = self.bytes.get(start..end as usize).unwrap_or_default();
+            start = end as usize;
+            value
+        })
+    }
+
+    fn get(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let end = self.ends.get(index).copied().unwrap_or(start);
+        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+    }
+}
+
+/// The code of an empty string that is in no dictionary. Chunks have fewer entries, so it never is a real code.
+const EMPTY_CODE: u32 = u32::MAX;
+
+/// Values of a byte-array column. Codes below the dictionary's length are its entries, the next ones values of pages without dictionary.
+#[derive(Debug, Default)]
+pub(in crate::tempodb::block) struct StrColumn {
+    dictionary: Arc<Dictionary>,
+    has_dictionary: bool,
+    plain: Dictionary,
+    codes: Vec<u32>,
+    lengths: Vec<u32>,
+}
+
+impl StrColumn {
+    /// Starts with a dictionary that was decoded before.
+    pub(in crate::tempodb::block) fn with_dictionary(dictionary: Option<Arc<Dictionary>>) -> Self {
+        Self { has_dictionary: dictionary.is_some(), dictionary: dictionary.unwrap_or_default(), ..Self::default() }
+    }
+
+    pub(in crate::tempodb::block) fn codes(&self) -> &[u32] {
+        &self.codes
+    }
+
+    /// Number of distinct codes: all are below it, except that of the empty string.
+    pub(in crate::tempodb::block) fn code_count(&self) -> usize {
+        self.dictionary.len() + self.plain.len()
+    }
+
+    pub(in crate::tempodb::block) fn dictionary(&self) -> Option<Arc<Dictionary>> {
+        self.has_dictionary.then(|| Arc::clone(&self.dictionary))
+    }
+
+    /// Returns all strings in code order.
+    pub(in crate::tempodb::block) fn strings(&self) -> impl Iterator<Item = &[u8]> {
+        self.dictionary.iter().chain(self.plain.iter())
+    }
+
+    pub(in crate::tempodb::block) fn get(&self, code: u32) -> &[u8] {
+        let code = code as usize;
+        match code.checked_sub(self.dictionary.len()) {
+            None => self.dictionary.get(code),
+            Some(code) => self.plain.get(code),
+        }
+    }
+
+    /// Appends the strings to `pool` and returns the ids of all values.
+    pub(in crate::tempodb::block) fn into_ids(mut self, pool: &mut StringPool) -> Result<Vec<StrId>> {
+        let codes = std::mem::take(&mut self.codes);
+        let mut ids = self.ids(codes.len(), pool)?;
+        codes.into_iter().map(|code| ids.of(code, pool)).collect()
+    }
+
+    /// Prepares to turn about `expected` codes into ids: all strings go to `pool` as one block, or each when it is first met, if only few are.
+    pub(in crate::tempodb::block) fn ids(&self, expected: usize, pool: &mut StringPool) -> Result<CodeIds<'_>> {
+        let strings = self.code_count();
+        let known = if expected < strings / 16 {
+            Known::Map(HashMap::default())
+        } else if expected < strings / 2 {
+            Known::Table(vec![0; strings])
+        } else {
+            let full = DecodeError::TooLarge("string pool of a row group");
+            let first = pool.push_block(&self.dictionary.bytes, &self.dictionary.ends).ok_or(full)?;
+            pool.push_block(&self.plain.bytes, &self.plain.ends).ok_or(full)?;
+            // A dictionary may hold the empty string, whose id is fixed.
+            let empty = self.strings().position(<[u8]>::is_empty).map_or(EMPTY_CODE, |code| code as u32);
+            Known::Block { first: first.0, empty }
+        };
+        Ok(CodeIds { column: self, known })
+    }
+
+    fn push_plain(plain: &mut Dictionary, codes: &mut Vec<u32>, dictionary: usize, value: &[u8]) {
+        if value.is_empty() {
+            codes.push(EMPTY_CODE);
+        } else {
+            codes.push((dictionary + plain.len()) as u32);
+            plain.push(value);
+        }
+    }
+}
+
+/// Turns codes of a column into ids of a pool.
+pub(in crate::tempodb::block) struct CodeIds<'a> {
+    column: &'a StrColumn,
+    known: Known,
+}
+
+enum Known {
+    Block {
+        first: u32,
+        empty: u32,
+    },
+    /// By code; 0 is not yet known (or the empty string, which is pushed for nothing).
+    Table(Vec<u32>),
+    Map(HashMap<u32, u32, FixedState>),
+}
+
+impl CodeIds<'_> {
+    #[inline]
+    pub(in crate::tempodb::block) fn of(&mut self, code: u32, pool: &mut StringPool) -> Result<StrId> {
+        let slot = match &mut self.known {
+            _ if code == EMPTY_CODE => return Ok(StrId::EMPTY),
+            Known::Block { empty, .. } if code == *empty => return Ok(StrId::EMPTY),
+            Known::Block { first, .. } => return Ok(StrId(first.wrapping_add(code))),
+            Known::Table(ids) => ids.get_mut(code as usize).ok_or(DecodeError::Corrupt("dictionary code"))?,
+            Known::Map(ids) => ids.entry(code).or_insert(0),
+        };
+        if *slot == 0 {
+            let value = self.column.get(code);
+            if value.len() + pool.byte_len() > u32::MAX as usize {
+                return Err(DecodeError::TooLarge("string pool of a row group"));
+            }
+            *slot = pool.push(value).0;
+        }
+        Ok(StrId(*slot))
+    }
+}
+
+impl Sink for StrColumn {
+    fn len(&self) -> usize {
+        self.codes.len()
+    }
+
+    fn needs_dictionary(&self) -> bool {
+        !self.has_dictionary
+    }
+
+    fn dictionary(&mut self, page: &[u8], count: usize) -> Result<()> {
+        if self.plain.len() > 0 {
+            return Err(DecodeError::Corrupt("dictionary behind data pages"));
+        }
+        self.dictionary = Arc::new(Dictionary::decode(page, count)?);
+        self.has_dictionary = true;
+        Ok(())
+    }
+
+    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize) -> Result<()> {
+        let dictionary = self.dictionary.len();
+        if self.plain.bytes.len().saturating_add(MAX_PAGE_BYTES) > u32::MAX as usize {
+            return Err(DecodeError::TooLarge("byte arrays of a column chunk"));
+        }
+        let (plain, codes) = (&mut self.plain, &mut self.codes);
+        match encoding {
+            Encoding::Dictionary => dictionary_codes(values, count, dictionary, codes),
+            Encoding::Plain => plain::byte_arrays(values, count, |value| Self::push_plain(plain, codes, dictionary, value)),
+            Encoding::DeltaLengthByteArray => delta::delta_length_byte_arrays(values, count, &mut self.lengths, |value| {
+                Self::push_plain(plain, codes, dictionary, value);
+            }),
+            Encoding::DeltaByteArray => {
+                delta::delta_byte_arrays(values, count, MAX_PAGE_BYTES, |value| Self::push_plain(plain, codes, dictionary, value))
+            }
+            Encoding::Rle | Encoding::DeltaBinaryPacked => Err(DecodeError::Corrupt("encoding of a byte array column")),
+        }
+    }
+
+    fn keep(&mut self, start: usize, ranges: &[std::ops::Range<usize>]) {
+        keep(&mut self.codes, start, ranges);
+    }
+}
+
+/// Appends `count` dictionary codes, each checked to be below `limit`. The first byte of the page is the bit width.
+pub(super) fn dictionary_codes(values: &[u8], count: usize, limit: usize, codes: &mut Vec<u32>) -> Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let (&width, runs) = values.split_first().ok_or(DecodeError::Truncated("dictionary codes"))?;
+    let start = codes.len();
+    hybrid::decode_u32(runs, u32::from(width), count, codes)?;
+    let highest = codes.get(start..).unwrap_or_default().iter().fold(0, |highest, &code| highest.max(code));
+    if highest as usize >= limit { Err(DecodeError::Corrupt("dictionary code")) } else { Ok(()) }
+}
