@@ -33,7 +33,7 @@ fn int(key: &str, value: i64) -> KeyValue {
 fn span(rng: &mut StdRng, trace: usize) -> Span {
     let start = 1_790_000_000_000_000_000 + rng.random_range(0..1_000_000_000);
     Span {
-        trace_id: (trace as u128 * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes().to_vec(),
+        trace_id: (trace as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes().to_vec(),
         span_id: rng.random::<u64>().max(1).to_be_bytes().to_vec(),
         parent_span_id: rng.random::<u64>().to_be_bytes().to_vec(),
         name: "GET /api/products/{id}".to_owned(),

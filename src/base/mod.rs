@@ -1,15 +1,16 @@
 //! What could have been in std. No knowledge of traces.
 
+pub mod byte_budget;
 pub mod backoff;
 pub mod bitset;
 pub mod clock;
-pub mod config_block;
 pub mod cpu_pool;
-pub mod duration;
 pub mod error_class;
-pub mod expand_env;
-pub mod hostname;
-pub mod secret;
+pub mod duration;
 pub mod size;
+pub mod secret;
+pub mod hostname;
+pub mod config_block;
 pub mod tls;
+pub mod expand_env;
 pub mod yaml;

@@ -26,7 +26,7 @@ pub struct Piece {
 pub fn combine_trace(parts: &[(&SpanTable, usize)]) -> SpanTable {
     let sources: Vec<_> = parts.iter().map(|(table, _)| *table).collect();
     let mut combiner = Combiner::new(&sources);
-    let pieces: Vec<_> = parts.iter().enumerate().map(|(source, (_, row))| Piece { source, row: *row }).collect();
+    let pieces: Vec<_> = parts.iter().enumerate().map(|(source, (table, row))| (table.traces.ids[*row], Piece { source, row: *row })).collect();
     combiner.push_trace(&pieces);
     combiner.finish()
 }
@@ -34,23 +34,20 @@ pub fn combine_trace(parts: &[(&SpanTable, usize)]) -> SpanTable {
 /// Merges tables whose rows ascend by trace id into one such table.
 pub fn merge_tables(sources: &[&SpanTable]) -> SpanTable {
     let mut combiner = Combiner::new(sources);
-    for_each_trace(sources, |_, pieces| combiner.push_trace(pieces));
+    for trace in trace_order(sources).chunk_by(|a, b| a.0 == b.0) {
+        combiner.push_trace(trace);
+    }
     combiner.finish()
 }
 
-/// Calls `visit` for each trace id of `sources` in ascending order, with all its pieces. Rows of each source ascend by trace id.
-pub fn for_each_trace(sources: &[&SpanTable], mut visit: impl FnMut(TraceId, &[Piece])) {
+/// Returns the rows of `sources` in ascending order of trace id; the pieces of a trace stand next to each other, in order of their sources.
+pub fn trace_order(sources: &[&SpanTable]) -> Vec<(TraceId, Piece)> {
     let mut order: Vec<(TraceId, Piece)> = Vec::with_capacity(sources.iter().map(|table| table.trace_count()).sum());
     for (source, table) in sources.iter().enumerate() {
         order.extend(table.traces.ids.iter().enumerate().map(|(row, &id)| (id, Piece { source, row })));
     }
     order.sort_by_key(|(id, _)| *id);
-    let mut pieces = Vec::new();
-    for trace in order.chunk_by(|a, b| a.0 == b.0) {
-        pieces.clear();
-        pieces.extend(trace.iter().map(|(_, piece)| *piece));
-        visit(trace[0].0, &pieces);
-    }
+    order
 }
 
 /// Builds a table out of rows of other tables, which hold all columns.
@@ -84,10 +81,10 @@ impl<'a> Combiner<'a> {
         }
     }
 
-    /// Appends one trace. `pieces` is not empty and names rows with the same trace id.
-    pub fn push_trace(&mut self, pieces: &[Piece]) {
+    /// Appends one trace: a run of [`trace_order`] with one trace id.
+    pub fn push_trace(&mut self, pieces: &[(TraceId, Piece)]) {
         match pieces {
-            [piece] => self.copy_trace(*piece),
+            [(_, piece)] => self.copy_trace(*piece),
             _ => self.join_trace(pieces),
         }
     }
@@ -97,22 +94,9 @@ impl<'a> Combiner<'a> {
         self.table.memory_bytes() + self.strings.memory_bytes()
     }
 
-    pub fn trace_count(&self) -> usize {
-        self.table.trace_count()
-    }
-
-    /// Returns the table built so far and starts an empty one with a pool of its own.
-    pub fn take(&mut self) -> SpanTable {
-        for source in &mut self.sources {
-            source.renamed.fill(NOT_RENAMED);
-        }
-        let mut table = std::mem::take(&mut self.table);
-        table.strings = std::mem::take(&mut self.strings).into_pool();
-        table
-    }
-
     pub fn finish(mut self) -> SpanTable {
-        self.take()
+        self.table.strings = self.strings.into_pool();
+        self.table
     }
 
     fn copy_trace(&mut self, Piece { source, row }: Piece) {
@@ -155,7 +139,7 @@ impl<'a> Combiner<'a> {
         traces.service_stats_of.push_end(traces.service_stats.service_name.len());
     }
 
-    fn join_trace(&mut self, pieces: &[Piece]) {
+    fn join_trace(&mut self, pieces: &[(TraceId, Piece)]) {
         let (mut resources, mut scopes) = (Definitions::default(), Definitions::default());
         let mut entries = self.collect_spans(pieces, &mut resources, &mut scopes);
         entries.sort_by_key(|entry| (entry.start_unix_nanos, entry.span_id, entry.kind));
@@ -178,16 +162,16 @@ impl<'a> Combiner<'a> {
             }
             resources.get(resource[0].resource).push_resource(&mut self.table);
         }
-        self.table.traces.ids.push(self.sources[pieces[0].source].table.traces.ids[pieces[0].row]);
+        self.table.traces.ids.push(pieces[0].0);
         self.table.traces.resources.push_end(self.table.resources.service_name.len());
         self.numbers.close_last_trace(&mut self.table, self.strings.pool());
     }
 
     /// Lists the distinct spans of all pieces, the first of equals.
-    fn collect_spans(&mut self, pieces: &[Piece], resources: &mut Definitions, scopes: &mut Definitions) -> Vec<JoinEntry> {
+    fn collect_spans(&mut self, pieces: &[(TraceId, Piece)], resources: &mut Definitions, scopes: &mut Definitions) -> Vec<JoinEntry> {
         let mut entries = Vec::new();
         let mut seen = HashSet::with_hasher(FixedState::default());
-        for &Piece { source, row } in pieces {
+        for &(_, Piece { source, row }) in pieces {
             let Source { table: from, renamed } = &mut self.sources[source];
             let mut rename = Renamer { from: &from.strings, renamed, strings: &mut self.strings };
             for resource_index in from.traces.resources.range(row) {

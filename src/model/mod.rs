@@ -10,3 +10,6 @@ pub mod span_table;
 pub mod strings;
 mod trace_numbers;
 pub mod wire;
+
+#[cfg(test)]
+pub(crate) mod testing;

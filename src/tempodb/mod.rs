@@ -3,4 +3,5 @@
 pub mod backend;
 pub mod block;
 pub mod config;
+pub mod keys;
 pub mod tenant_index;

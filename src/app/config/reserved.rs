@@ -11,7 +11,7 @@ const RESERVED_YAML: &str = include_str!("reserved.yaml");
 static RESERVED: LazyLock<Node> = LazyLock::new(|| Document::parse(RESERVED_YAML).map_or(Node::Map(Vec::new()), |document| document.root));
 
 /// Names of the reserved blocks.
-pub const RESERVED_BLOCKS: [&str; 12] = [
+pub(super) const RESERVED_BLOCKS: [&str; 12] = [
     "auth",
     "gateway",
     "lbac",

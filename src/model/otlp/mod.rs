@@ -3,7 +3,7 @@
 //! Not here: decoding OTLP into columns, which needs every field and is done by the consumers of the records.
 
 pub mod attributes;
-// json
+pub mod json;
 pub mod regroup;
 pub mod splice;
 

@@ -11,9 +11,11 @@ use tracing::{debug, error, info, warn};
 
 use super::live_traces::CutTraces;
 use super::{LONGEST_RETRY_PAUSE, LiveStore, LiveStoreError, metrics as names};
-use crate::model::ids::TenantId;
+use crate::model::combine::Piece;
+use crate::model::ids::{TenantId, TraceId};
 use crate::services::ingest_log::Offset;
-use crate::tempodb::block::write::WriteBlockError;
+use crate::tempodb::block::meta::{BlockId, BlockMeta};
+use crate::tempodb::block::write::{BlockWriter, NewBlock, WriteError};
 
 /// First pause between attempts to write a block; doubles up to [`LONGEST_RETRY_PAUSE`].
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -136,7 +138,7 @@ impl LiveStore {
         let cut = Arc::new(cut);
         let started = Instant::now();
         let mut pause = FIRST_RETRY_PAUSE;
-        while let Err(failure) = self.write_block(tenant, &cut).await {
+        while let Err(failure) = self.write_cut(tenant, &cut).await {
             counter!(names::FAILED_COMPLETIONS).increment(1);
             counter!(names::FAILED_FLUSHES).increment(1);
             error!(%tenant, err = &failure as &dyn std::error::Error, pause = ?pause, "block could not be written, trying again");
@@ -151,25 +153,60 @@ impl LiveStore {
     }
 
     /// Writes the block of a cut, lists it, and only then lets go of the traces in memory.
-    async fn write_block(&self, tenant: &TenantId, cut: &Arc<CutTraces>) -> Result<(), WriteBlockError> {
+    async fn write_cut(&self, tenant: &TenantId, cut: &Arc<CutTraces>) -> Result<(), WriteError> {
         let started = Instant::now();
         let source = Arc::clone(cut);
-        let written = self.db.write_block(&self.cpu, tenant, move |emit| source.split(ROW_GROUP_TABLE_BYTES, emit)).await?;
-        if let Some(meta) = &written.meta {
+        let (order, growing) = self.cpu.run("order_cut", move || (source.order(), source.growing())).await?;
+        if !order.is_empty() {
+            let meta = self.write_block(tenant, cut, order).await?;
             counter!(names::BLOCKS_COMPLETED).increment(1);
             counter!(names::BLOCKS_FLUSHED).increment(1);
-            histogram!(names::COMPLETION_SIZE).record(meta.size as f64);
-            info!(%tenant, block = %meta.block_id, traces = meta.total_objects, bytes = meta.size, seconds = started.elapsed().as_secs_f64(), "block complete");
+            histogram!(names::COMPLETION_SIZE).record(meta.size_bytes as f64);
+            let seconds = started.elapsed().as_secs_f64();
+            info!(%tenant, block = %meta.block_id, traces = meta.total_objects, bytes = meta.size_bytes, seconds, "block complete");
+            self.db.add_block(tenant, meta);
         }
         let mut state = self.state.lock();
         if let Some(traces) = state.tenants.get_mut(tenant) {
-            traces.keep(cut.id, written.value);
-            traces.finish_cut(cut.id);
+            traces.finish_cut(cut.id, growing);
             if traces.is_empty() {
                 state.tenants.remove(tenant);
             }
         }
         Ok(())
+    }
+
+    /// Writes one block, a row group at a time. A failed attempt leaves nothing behind, as far as the backend allows.
+    async fn write_block(&self, tenant: &TenantId, cut: &Arc<CutTraces>, order: Vec<(TraceId, Piece)>) -> Result<BlockMeta, WriteError> {
+        let block = NewBlock {
+            dedicated_columns: self.db.dedicated_columns(tenant),
+            bloom: self.db.bloom_params(),
+            ..NewBlock::new(tenant.clone(), BlockId::random(), order.len())
+        };
+        let id = block.id;
+        let written = self.write_row_groups(block, cut, Arc::new(order)).await;
+        if written.is_err()
+            && let Err(failure) = self.db.backend().clear_block(tenant, id).await
+        {
+            warn!(%tenant, block = %id, err = &failure as &dyn std::error::Error, "objects of a failed block could not be removed");
+        }
+        written
+    }
+
+    async fn write_row_groups(&self, block: NewBlock, cut: &Arc<CutTraces>, order: Arc<Vec<(TraceId, Piece)>>) -> Result<BlockMeta, WriteError> {
+        let mut writer = BlockWriter::create(Arc::clone(self.db.backend().store()), self.cpu.clone(), block).await?;
+        let mut done = 0;
+        while done < order.len() {
+            let (source, rows) = (Arc::clone(cut), Arc::clone(&order));
+            let (table, taken) = self.cpu.run("build_row_group", move || source.build_table(&rows[done..], ROW_GROUP_TABLE_BYTES)).await?;
+            if let Err(failure) = writer.append(Arc::new(table)).await {
+                // The first failure tells more than that of giving up.
+                let _second_failure = writer.abort().await;
+                return Err(failure);
+            }
+            done += taken;
+        }
+        writer.finish().await
     }
 
     async fn commit_or_warn(&self) {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
-use crate::model::combine::{Combiner, for_each_trace, merge_tables};
+use crate::model::combine::{Combiner, Piece, merge_tables, trace_order};
 use crate::model::ids::TraceId;
 use crate::model::span_table::SpanTable;
 use crate::services::ingest_log::{Offset, PartitionId};
@@ -73,18 +73,12 @@ pub(super) struct Snapshot {
 #[derive(Debug, Default)]
 pub(super) struct LiveTraces {
     live: Vec<Arc<Segment>>,
-    cuts: BTreeMap<CutId, Cut>,
+    /// Segments that a flush has taken and whose block is not listed yet.
+    cuts: BTreeMap<CutId, Vec<Arc<Segment>>>,
     /// trace → number of segments that hold pieces of it
     pieces: HashMap<TraceId, u32, FixedState>,
     split: Arc<HashSet<TraceId, FixedState>>,
     next_cut: u64,
-}
-
-#[derive(Debug)]
-struct Cut {
-    segments: Vec<Arc<Segment>>,
-    /// Traces that stay live because they still grow.
-    kept: Vec<Arc<Segment>>,
 }
 
 /// Segments handed to a flush.
@@ -103,7 +97,7 @@ impl LiveTraces {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let cut = self.cuts.values().flat_map(|cut| &cut.segments);
+        let cut = self.cuts.values().flatten();
         Snapshot { segments: cut.chain(&self.live).cloned().collect(), split: Arc::clone(&self.split) }
     }
 
@@ -114,7 +108,7 @@ impl LiveTraces {
 
     /// Bytes of all segments.
     pub(super) fn total_bytes(&self) -> usize {
-        self.live_bytes() + self.cuts.values().flat_map(|cut| &cut.segments).map(|segment| segment.bytes).sum::<usize>()
+        self.live_bytes() + self.cuts.values().flatten().map(|segment| segment.bytes).sum::<usize>()
     }
 
     pub(super) fn trace_count(&self) -> usize {
@@ -137,7 +131,7 @@ impl LiveTraces {
 
     /// The offset below which every record of `partition` is in a finished block; `None` when nothing of it is held.
     pub(super) fn first_offset(&self, partition: PartitionId) -> Option<Offset> {
-        let cut = self.cuts.values().flat_map(|cut| &cut.segments);
+        let cut = self.cuts.values().flatten();
         cut.chain(&self.live).filter(|segment| segment.partition == partition).map(|segment| segment.first_offset).min()
     }
 
@@ -180,24 +174,16 @@ impl LiveTraces {
         }
         let id = CutId(self.next_cut);
         self.next_cut += 1;
-        self.cuts.insert(id, Cut { segments: segments.clone(), kept: Vec::new() });
+        self.cuts.insert(id, segments.clone());
         Some(CutTraces { id, segments, growing })
     }
 
-    /// Remembers the growing traces of a cut; they become live when the cut ends.
-    pub(super) fn keep(&mut self, id: CutId, kept: Vec<Segment>) {
-        if let Some(cut) = self.cuts.get_mut(&id) {
-            cut.kept = kept.into_iter().map(Arc::new).collect();
-        }
-    }
-
-    /// Removes the segments of a cut whose block is in the block list, and makes its growing traces live again.
-    pub(super) fn finish_cut(&mut self, id: CutId) {
-        let Some(cut) = self.cuts.remove(&id) else { return };
-        cut.segments.iter().for_each(|segment| self.forget_pieces(&segment.table));
-        for segment in cut.kept {
-            self.count_pieces(&segment.table);
-            self.live.push(segment);
+    /// Removes the segments of a cut whose block is in the block list, and makes `growing`, the traces left out of it, live again.
+    pub(super) fn finish_cut(&mut self, id: CutId, growing: Vec<Segment>) {
+        let Some(segments) = self.cuts.remove(&id) else { return };
+        segments.iter().for_each(|segment| self.forget_pieces(&segment.table));
+        for segment in growing {
+            self.append(segment);
         }
     }
 
@@ -240,57 +226,57 @@ pub(super) fn merge_segments(segments: &[Arc<Segment>]) -> Segment {
 }
 
 impl CutTraces {
-    /// Splits the cut into tables of about `table_bytes` for the block, each handed to `emit` in order of trace id, and the traces to keep.
-    pub(super) fn split<E>(&self, table_bytes: usize, mut emit: impl FnMut(SpanTable) -> Result<(), E>) -> Result<Vec<Segment>, E> {
-        let tables: Vec<_> = self.segments.iter().map(|segment| &segment.table).collect();
-        let mut block = Combiner::new(&tables);
-        let mut failure = None;
-        for_each_trace(&tables, |id, pieces| {
-            if failure.is_some() || self.growing.contains(&id) {
-                return;
-            }
-            block.push_trace(pieces);
-            if block.memory_bytes() >= table_bytes {
-                failure = emit(block.take()).err();
-            }
-        });
-        if let Some(failure) = failure {
-            return Err(failure);
+    /// The traces for the block, in order; those that still grow are left out.
+    pub(super) fn order(&self) -> Vec<(TraceId, Piece)> {
+        let mut order = trace_order(&self.tables());
+        if !self.growing.is_empty() {
+            order.retain(|(id, _)| !self.growing.contains(id));
         }
-        if block.trace_count() > 0 {
-            emit(block.take())?;
-        }
-        Ok(self.kept())
+        order
     }
 
-    /// The growing traces, one segment per partition.
-    fn kept(&self) -> Vec<Segment> {
-        if self.growing.is_empty() {
-            return Vec::new();
+    /// Builds a table of at least `table_bytes` from the begin of `order`, unless that ends before. Also returns how much of it was taken.
+    pub(super) fn build_table(&self, order: &[(TraceId, Piece)], table_bytes: usize) -> (SpanTable, usize) {
+        let mut combiner = Combiner::new(&self.tables());
+        let mut taken = 0;
+        for trace in order.chunk_by(|a, b| a.0 == b.0) {
+            combiner.push_trace(trace);
+            taken += trace.len();
+            if combiner.memory_bytes() >= table_bytes {
+                break;
+            }
         }
+        (combiner.finish(), taken)
+    }
+
+    /// The traces that still grow, as segments of their own, one per partition.
+    pub(super) fn growing(&self) -> Vec<Segment> {
         let mut by_partition = BTreeMap::<PartitionId, Vec<Arc<Segment>>>::new();
         for segment in &self.segments {
             if segment.table.traces.ids.iter().any(|id| self.growing.contains(id)) {
                 by_partition.entry(segment.partition).or_default().push(Arc::clone(segment));
             }
         }
-        by_partition
-            .into_values()
-            .map(|segments| {
-                let tables: Vec<_> = segments.iter().map(|segment| &segment.table).collect();
-                let mut kept = Combiner::new(&tables);
-                for_each_trace(&tables, |id, pieces| {
-                    if self.growing.contains(&id) {
-                        kept.push_trace(pieces);
-                    }
-                });
-                Segment::covering(kept.finish(), &segments)
-            })
-            .collect()
+        by_partition.into_values().map(|segments| self.growing_of(&segments)).collect()
+    }
+
+    fn growing_of(&self, segments: &[Arc<Segment>]) -> Segment {
+        let tables: Vec<_> = segments.iter().map(|segment| &segment.table).collect();
+        let mut combiner = Combiner::new(&tables);
+        for trace in trace_order(&tables).chunk_by(|a, b| a.0 == b.0) {
+            if self.growing.contains(&trace[0].0) {
+                combiner.push_trace(trace);
+            }
+        }
+        Segment::covering(combiner.finish(), segments)
     }
 
     /// Spans taken, growing traces included.
     pub(super) fn span_count(&self) -> usize {
         self.segments.iter().map(|segment| segment.table.span_count()).sum()
+    }
+
+    fn tables(&self) -> Vec<&SpanTable> {
+        self.segments.iter().map(|segment| &segment.table).collect()
     }
 }

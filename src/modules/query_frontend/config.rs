@@ -32,6 +32,9 @@ config_block! {
         rf1_after: String = String::new(),
         /// Never query data newer than now minus this. Absent: 30s for metrics, no cut-off for search and tags.
         query_end_cutoff: GoDuration = GoDuration::seconds(30),
+        /// Not a key: `query_end_cutoff` was set, so that it also holds for search and tags.
+        #[serde(skip)]
+        is_query_end_cutoff_set: bool = false,
         /// See [`AST_TRANSFORMATIONS`].
         skip_ast_transformations: Vec<String> = Vec::new(),
         /// Tenants `a|b`.

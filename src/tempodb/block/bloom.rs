@@ -109,6 +109,12 @@ impl BloomShard {
         bit_positions(id, self.hashes, self.bits).all(|bit| self.words[(bit / 64) as usize] >> (bit % 64) & 1 == 1)
     }
 
+    /// The same filter with nothing in it.
+    #[cfg(test)]
+    pub(super) fn emptied(&self) -> Self {
+        Self::new(self.bits, self.hashes)
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + self.words.len() * 8);
         for number in [self.bits, self.hashes, self.bits].iter().chain(&self.words) {

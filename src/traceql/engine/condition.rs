@@ -11,6 +11,8 @@ use crate::traceql::ast::{Attribute, BinaryOp, ComparisonOp, Intrinsic};
 use crate::traceql::regex::Pattern;
 use crate::traceql::types::{Static, StaticType, compare};
 
+use super::projection::FetchKinds;
+
 #[derive(Debug, Clone)]
 pub(crate) enum Condition {
     Compare(ComparisonOp, Static),
@@ -104,6 +106,18 @@ impl Condition {
                 (!texts.is_empty()).then_some((texts, *wanted))
             }
             Self::Compare(_, _) | Self::Matches { .. } | Self::Exists | Self::Missing => None,
+        }
+    }
+
+    /// Returns the kinds of attribute values that it takes to decide.
+    pub(super) fn kinds(&self) -> FetchKinds {
+        match self {
+            Self::Compare(_, literal) => FetchKinds::compared_with(literal),
+            Self::OneOf { literals, wanted: _ } => {
+                literals.iter().map(FetchKinds::compared_with).fold(FetchKinds::default(), FetchKinds::union)
+            }
+            Self::Matches { .. } => FetchKinds { strings: true, ..FetchKinds::default() },
+            Self::Exists | Self::Missing => FetchKinds::ALL,
         }
     }
 

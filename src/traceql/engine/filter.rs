@@ -134,21 +134,14 @@ impl<'t> Evaluator<'t> {
         passed
     }
 
-    /// The service name has a column, where absent and empty are the same; a value that is no string stays among the attributes.
+    /// The service name has a column, where absent and empty are the same; it is never nil.
     fn test_resource(&mut self, key: &[u8], condition: &Condition, mask: &Bitset) -> Bitset {
-        let table = self.table;
-        let attrs = &table.resources.attrs;
-        if key != SERVICE_NAME.as_bytes() {
-            return self.test_attributes(attrs, key, condition, mask);
+        let resources = &self.table.resources;
+        if key == SERVICE_NAME.as_bytes() {
+            self.test_strings(&resources.service_name, condition, mask)
+        } else {
+            self.test_attributes(&resources.attrs, key, condition, mask)
         }
-        let mut passed = self.test_strings(&table.resources.service_name, condition, mask);
-        let unnamed = mask.filter(|resource| table.resources.service_name.get(resource) == Some(&StrId::EMPTY));
-        let other_type = self.test_attributes(attrs, key, &Condition::Exists, &unnamed);
-        if !other_type.is_empty() {
-            passed.subtract(&other_type);
-            passed.unite(&self.test_attributes(attrs, key, condition, &other_type));
-        }
-        passed
     }
 
     fn test_attributes(&mut self, attrs: &Attrs, key: &[u8], condition: &Condition, mask: &Bitset) -> Bitset {

@@ -6,7 +6,7 @@ use crate::traceql::ast::{
     Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
     SpansetOp, Stage,
 };
-use super::projection::{FetchColumn, FetchSpec};
+use super::projection::{FetchColumn, FetchKinds, FetchSpec};
 use crate::traceql::types::Static;
 
 use super::EngineError;
@@ -90,7 +90,7 @@ impl Plan {
         };
         let stages = stages(pipeline)?;
         let mut fetch = FetchSpec::default();
-        visit_stages(&stages, &mut |attribute, _| fetch.add(attribute));
+        visit_stages(&stages, &mut |attribute, condition| fetch.add(attribute, condition.map_or(FetchKinds::ALL, Condition::kinds)));
         fetch.conditions = pruning::conditions(&stages);
         let mut shown = ShownList::default();
         visit_stages(&stages, &mut |attribute, condition| shown.add(attribute, condition));
@@ -299,6 +299,9 @@ fn result_fetch(shown: &[Shown], shows_name: bool) -> FetchSpec {
     if shows_name {
         fetch.columns.insert(FetchColumn::SpanName);
     }
-    shown.iter().for_each(|shown| fetch.add(&shown.attribute));
+    for shown in shown {
+        let kinds = |conditions: &Vec<Condition>| conditions.iter().map(Condition::kinds).fold(FetchKinds::default(), FetchKinds::union);
+        fetch.add(&shown.attribute, shown.conditions.as_ref().map_or(FetchKinds::ALL, kinds));
+    }
     fetch
 }

@@ -3,13 +3,14 @@
 //! A plain description without knowledge of any file format. The engine reads nothing that its [`FetchSpec`] does not name; a
 //! [`SpanTable`](crate::model::span_table::SpanTable) that holds more is fine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::model::ids::TraceId;
 
 use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic};
+use crate::traceql::types::Static;
 
 /// The parts of a table that one pass over a row group needs. Trace ids and the offsets down to spans are always needed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -61,14 +62,49 @@ pub enum FetchColumn {
 /// The attributes wanted of one level.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FetchKeys {
-    /// Attributes with these keys; none when empty.
-    Only(BTreeSet<Arc<str>>),
+    /// Attributes with these keys, as far as their values are of the given kinds; none when empty.
+    Only(BTreeMap<Arc<str>, FetchKinds>),
     All,
+}
+
+/// Kinds of attribute values; an array is of the kind of its elements. Attributes of other kinds may be delivered or left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FetchKinds {
+    pub strings: bool,
+    pub ints: bool,
+    pub floats: bool,
+    pub bools: bool,
+}
+
+impl FetchKinds {
+    /// Every value that can be compared, empty arrays included.
+    pub const ALL: Self = Self { strings: true, ints: true, floats: true, bools: true };
+
+    /// Returns the kinds of the values that are compared with `literal`.
+    pub fn compared_with(literal: &Static) -> Self {
+        let none = Self::default();
+        match literal {
+            Static::String(_) | Static::StringArray(_) => Self { strings: true, ..none },
+            Static::Int(_) | Static::IntArray(_) => Self { ints: true, floats: true, ..none },
+            Static::Float(_) | Static::FloatArray(_) => Self { floats: true, ..none },
+            Static::Bool(_) | Static::BoolArray(_) => Self { bools: true, ..none },
+            Static::Nil | Static::Duration(_) | Static::Status(_) | Static::Kind(_) => none,
+        }
+    }
+
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            strings: self.strings || other.strings,
+            ints: self.ints || other.ints,
+            floats: self.floats || other.floats,
+            bools: self.bools || other.bools,
+        }
+    }
 }
 
 impl Default for FetchKeys {
     fn default() -> Self {
-        Self::Only(BTreeSet::new())
+        Self::Only(BTreeMap::new())
     }
 }
 
@@ -79,20 +115,21 @@ impl FetchKeys {
 
     pub fn contains(&self, key: &str) -> bool {
         match self {
-            Self::Only(keys) => keys.contains(key),
+            Self::Only(keys) => keys.contains_key(key),
             Self::All => true,
         }
     }
 
-    fn add(&mut self, key: &Arc<str>) {
+    fn add(&mut self, key: &Arc<str>, kinds: FetchKinds) {
         if let Self::Only(keys) = self {
-            keys.insert(key.clone());
+            let known = keys.entry(key.clone()).or_default();
+            *known = known.union(kinds);
         }
     }
 
     fn unite(&mut self, other: &Self) {
         match other {
-            Self::Only(keys) => keys.iter().for_each(|key| self.add(key)),
+            Self::Only(keys) => keys.iter().for_each(|(key, kinds)| self.add(key, *kinds)),
             Self::All => *self = Self::All,
         }
     }
@@ -138,27 +175,28 @@ pub enum FetchTest {
 }
 
 impl FetchSpec {
-    /// Adds what reading `attribute` takes.
-    pub fn add(&mut self, attribute: &Attribute) {
+    /// Adds what reading values of `kinds` of `attribute` takes.
+    pub fn add(&mut self, attribute: &Attribute, kinds: FetchKinds) {
         match attribute {
             Attribute::Named(named) => {
                 let key = &named.name;
                 match named.scope {
                     AttributeScope::Unscoped => {
-                        self.span_attributes.add(key);
-                        self.add_resource_key(key);
+                        // a span attribute of any kind hides the resource attribute
+                        self.span_attributes.add(key, FetchKinds::ALL);
+                        self.add_resource_key(key, kinds);
                     }
-                    AttributeScope::Span => self.span_attributes.add(key),
-                    AttributeScope::Resource => self.add_resource_key(key),
+                    AttributeScope::Span => self.span_attributes.add(key, kinds),
+                    AttributeScope::Resource => self.add_resource_key(key, kinds),
                     AttributeScope::Event => {
-                        self.event_attributes.add(key);
+                        self.event_attributes.add(key, kinds);
                         self.columns.insert(FetchColumn::EventOffsets);
                     }
                     AttributeScope::Link => {
-                        self.link_attributes.add(key);
+                        self.link_attributes.add(key, kinds);
                         self.columns.insert(FetchColumn::LinkOffsets);
                     }
-                    AttributeScope::Instrumentation => self.scope_attributes.add(key),
+                    AttributeScope::Instrumentation => self.scope_attributes.add(key, kinds),
                 }
             }
             Attribute::Intrinsic(intrinsic) => self.columns.extend(column_of(*intrinsic)),
@@ -175,11 +213,12 @@ impl FetchSpec {
         self.link_attributes.unite(&other.link_attributes);
     }
 
-    /// A string `service.name` has a column of its own; other types stay among the attributes.
-    fn add_resource_key(&mut self, key: &Arc<str>) {
-        self.resource_attributes.add(key);
+    /// `service.name` has a column of its own, and only what is there counts: a value that is no string does not.
+    fn add_resource_key(&mut self, key: &Arc<str>, kinds: FetchKinds) {
         if &**key == SERVICE_NAME {
             self.columns.insert(FetchColumn::ServiceName);
+        } else {
+            self.resource_attributes.add(key, kinds);
         }
     }
 }

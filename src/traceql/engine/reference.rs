@@ -178,8 +178,8 @@ fn lookup(attribute: &Attribute, site: Site<'_>) -> Static {
     let span = site.span;
     let root = site.trace.spans.iter().rev().find(|span| span.parent.is_none());
     let service = |span: &TestSpan| match find(&span.resource, "service.name") {
-        Static::Nil => Static::string(""),
-        value => value,
+        Static::String(name) => Static::String(name),
+        _ => Static::string(""),
     };
     let text = |text: &str| Static::string(text);
     match attribute {

@@ -10,7 +10,7 @@ use crate::model::strings::StrId;
 use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic};
 use crate::traceql::autocomplete::TagFilter;
 use crate::traceql::fetch::{Condition as TagCondition, Test as TagTest};
-use super::projection::{FetchColumn, FetchKeys, FetchSpec, SERVICE_NAME};
+use super::projection::{FetchColumn, FetchKeys, FetchKinds, FetchSpec, SERVICE_NAME};
 use crate::traceql::tags::{TagNames, TagScope, TagValue, TagValues, fixed_values};
 use crate::traceql::types::Static;
 
@@ -63,7 +63,7 @@ impl TagSelection {
     pub fn values_fetch(&self, attribute: &Attribute) -> FetchSpec {
         let mut fetch = self.fetch();
         for attribute in scoped(attribute) {
-            fetch.add(&attribute);
+            fetch.add(&attribute, FetchKinds::ALL);
         }
         fetch
     }
@@ -71,7 +71,7 @@ impl TagSelection {
     fn fetch(&self) -> FetchSpec {
         let mut fetch = FetchSpec::default();
         if let Some(node) = &self.0 {
-            node.visit(&mut |attribute, _| fetch.add(attribute));
+            node.visit(&mut |attribute, condition| fetch.add(attribute, condition.map_or(FetchKinds::ALL, Condition::kinds)));
         }
         fetch
     }
@@ -194,6 +194,7 @@ impl<'t> Found<'t> {
                 if named.scope == AttributeScope::Resource && &*named.name == SERVICE_NAME {
                     self.column(&table.resources.service_name, owners);
                     self.strings_without_empty();
+                    return;
                 }
                 let keys = evaluator.ids.ids_of(&table.strings, named.name.as_bytes());
                 scan_attributes(attrs, &keys, owners, |_, value| attrs.elements_of(&value).iter().for_each(|value| self.add(*value)));

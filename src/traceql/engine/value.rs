@@ -130,15 +130,10 @@ impl Evaluator<'_> {
 
     fn resource_attribute(&mut self, key: &[u8], resource: usize) -> Static {
         let table = self.table;
-        let value = self.from_list(&table.resources.attrs, key, resource);
-        if key != SERVICE_NAME.as_bytes() {
-            return value;
+        if key == SERVICE_NAME.as_bytes() {
+            return table.resources.service_name.get(resource).map_or(Static::Nil, |id| self.text(*id));
         }
-        match table.resources.service_name.get(resource) {
-            Some(&StrId::EMPTY) if !value.is_nil() => value,
-            Some(id) => self.text(*id),
-            None => value,
-        }
+        self.from_list(&table.resources.attrs, key, resource)
     }
 
     fn from_list(&mut self, attrs: &Attrs, key: &[u8], owner: usize) -> Static {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::levels::Levels;
+use super::levels::{Levels, count_equal};
 use super::page::{LeafShape, next_page};
 use super::sink::Sink;
 use super::strings::Dictionary;
@@ -111,15 +111,19 @@ impl Cut {
         }
         let repetition = levels.repetition.get(start..).unwrap_or_default();
         let definition = levels.definition.get(start..).unwrap_or_default();
-        let mut starts: Vec<usize> = repetition.iter().enumerate().filter(|&(_, &level)| level == 0).map(|(at, _)| at).collect();
-        let rows_in_page = starts.len();
-        starts.push(repetition.len());
+        let rows_in_page = count_equal(repetition, 0);
         let (mut entries, mut values) = (Vec::new(), Vec::new());
         let (mut counted, mut value) = (0, 0);
-        let values_in =
-            |range: Range<usize>| definition.get(range).unwrap_or_default().iter().filter(|&&level| level == shape.max_definition).count();
+        let values_in = |range: Range<usize>| count_equal(definition.get(range).unwrap_or_default(), shape.max_definition);
+        let mut starts = memchr::memchr_iter(0, repetition).chain([repetition.len()]).enumerate();
+        let mut start_of = |row: usize| starts.by_ref().find(|(at, _)| *at == row).map(|(_, start)| start);
+        let mut previous_end = None;
         for kept in rows.within(first_row, first_row + rows_in_page) {
-            let (Some(&from), Some(&to)) = (starts.get(kept.start), starts.get(kept.end)) else { continue };
+            // Ranges neither touch nor overlap, so each bound is met once on the way.
+            let Some(from) = start_of(kept.start) else { break };
+            let Some(to) = start_of(kept.end) else { break };
+            debug_assert!(previous_end.is_none_or(|end| end < kept.start), "ranges are apart");
+            previous_end = Some(kept.end);
             let first = value + values_in(counted..from);
             value = first + values_in(from..to);
             counted = to;

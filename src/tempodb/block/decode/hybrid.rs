@@ -82,7 +82,10 @@ fn unpack_levels(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u8>) {
     let end = out.len() + count;
     let byte_mask = u64::from_le_bytes([(1_u8 << width) - 1; 8]);
     let (half, quarter) = (((1_u64 << (4 * width)) - 1) * 0x1_0000_0001, ((1_u64 << (2 * width)) - 1) * 0x1_0001_0001_0001);
-    for group in bytes.chunks(width as usize) {
+    let start = out.len();
+    out.resize(start + count.next_multiple_of(8), 0);
+    let groups = bytes.chunks(width as usize);
+    for (group, to) in groups.zip(out.get_mut(start..).unwrap_or_default().as_chunks_mut::<8>().0) {
         let mut x = 0_u64;
         for (at, &byte) in group.iter().enumerate() {
             x |= u64::from(byte) << (8 * at);
@@ -90,10 +93,7 @@ fn unpack_levels(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u8>) {
         x = (x | x << (32 - 4 * width)) & half;
         x = (x | x << (16 - 2 * width)) & quarter;
         x = (x | x << (8 - width)) & byte_mask;
-        out.extend_from_slice(&x.to_le_bytes());
-        if out.len() >= end {
-            break;
-        }
+        *to = x.to_le_bytes();
     }
     out.truncate(end);
 }

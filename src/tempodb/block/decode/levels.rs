@@ -95,6 +95,11 @@ pub(super) fn keep<T: Copy>(column: &mut Vec<T>, start: usize, ranges: &[Range<u
     column.truncate(end);
 }
 
+/// Returns how many of `levels` equal `level`. Sums in bytes first, which compiles to vector code.
+pub(super) fn count_equal(levels: &[u8], level: u8) -> usize {
+    levels.chunks(usize::from(u8::MAX)).map(|run| usize::from(run.iter().fold(0_u8, |sum, &found| sum + u8::from(found == level)))).sum()
+}
+
 fn padded(levels: &[u8], fill: u8) -> [u8; WORD] {
     match levels.first_chunk::<WORD>() {
         Some(word) => *word,
@@ -146,6 +151,11 @@ mod tests {
             for (i, &level) in levels.iter().enumerate() {
                 prop_assert_eq!(mask >> i & 1 == 1, level >= bound);
             }
+        }
+
+        #[test]
+        fn counts_equal_a_loop(levels in prop::collection::vec(0_u8..=2, 0..1000)) {
+            prop_assert_eq!(count_equal(&levels, 1), levels.iter().filter(|&&level| level == 1).count());
         }
 
         #[test]

@@ -3,7 +3,7 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 use super::codec::{Codec, decompress};
-use super::levels::Levels;
+use super::levels::{Levels, count_equal};
 use super::thrift::{Encoding, PageHeader, PageKind, page_header};
 use super::{DecodeError, Result, hybrid, take};
 
@@ -97,7 +97,7 @@ impl StoredPage<'_> {
                 let start = levels.definition.len();
                 hybrid::decode_levels(definition, shape.max_definition, entries, &mut levels.definition)?;
                 let decoded = levels.definition.get(start..).unwrap_or_default();
-                let count = decoded.iter().filter(|&&level| level == shape.max_definition).count();
+                let count = count_equal(decoded, shape.max_definition);
                 if known.is_some_and(|known| known != count) {
                     return Err(DecodeError::Corrupt("null count"));
                 }

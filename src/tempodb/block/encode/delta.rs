@@ -7,7 +7,7 @@
 //!
 //! Differences wrap in the width of the type, as readers undo them.
 
-use super::bytes::{pack, put_varint, put_zigzag};
+use super::packing::{pack, put_varint, put_zigzag};
 
 const BLOCK: usize = 128;
 const MINIBLOCK: usize = 32;

@@ -9,11 +9,11 @@
 //! * A column chunk is built, appended and dropped before the next one: memory is the table, its levels and one chunk.
 
 mod attributes;
-mod bytes;
 mod chunk;
 mod columns;
 mod delta;
 mod levels;
+mod packing;
 mod page;
 mod rle;
 mod strings;
@@ -21,7 +21,7 @@ mod values;
 
 use std::io::Write;
 
-use ::bytes::Bytes;
+use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
@@ -85,3 +85,6 @@ pub fn append_row_group<W: Write + Send>(
     row_group.close()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

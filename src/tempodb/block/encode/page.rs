@@ -10,7 +10,7 @@
 use parquet::basic::Encoding;
 
 use super::super::schema::LeafCodec;
-use super::bytes::put_zigzag;
+use super::packing::put_zigzag;
 use super::{EncodeError, rle};
 
 /// Fast, and within 2 % of the size of level 3.

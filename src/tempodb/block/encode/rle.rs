@@ -6,7 +6,7 @@
 //! bit-packed run: header = varint(groups << 1 | 1), body = groups × 8 values of `width` bits, least significant bits first
 //! ```
 
-use super::bytes::{pack, put_varint};
+use super::packing::{pack, put_varint};
 
 /// Values of a repeated run below which packing is smaller.
 const MIN_RUN: usize = 8;
