@@ -1,7 +1,6 @@
 //! Hands each role the part of the tenants' limits that it knows.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::duration::GoDuration;
 use crate::base::yaml::node::Node;
@@ -40,7 +39,7 @@ pub(super) fn query_limits(overrides: Arc<Overrides>) -> LimitsOf {
         let read = &limits.read;
         QueryLimits {
             max_bytes_per_trace: limits.global.max_bytes_per_trace,
-            max_search_seconds: Duration::from(read.max_search_duration).as_secs(),
+            max_search_seconds: read.max_search_duration.to_std().as_secs(),
             max_bytes_per_tag_values_query: read.max_bytes_per_tag_values_query,
             max_condition_groups_per_tag_query: read.max_condition_groups_per_tag_query,
             max_blocks_per_tag_values_query: read.max_blocks_per_tag_values_query,

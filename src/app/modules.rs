@@ -16,18 +16,26 @@ use super::limits::{IngestionLimitsOf, query_limits};
 use super::ops::ReadyCheck;
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
+use crate::model::ids::TenantId;
 use crate::modules::distributor::options::DistributorOptions;
 use crate::modules::distributor::{BoundDistributor, Distributor};
 use crate::modules::live_store::{self, LiveStore};
-use crate::modules::querier::{self, LocalQuerier};
+use crate::modules::querier::{self, Querier};
 use crate::modules::query_frontend::tenancy::Tenancy;
 use crate::modules::query_frontend::{self, QueryFrontend};
 use crate::services::ingest_log::SharedIngestLog;
 use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::services::overrides::Overrides;
+use crate::services::rpc::block_list::BlockList;
 use crate::services::rpc::querier::QuerierPort;
 use crate::services::rpc::span_reader::SpanReaderPort;
+use crate::tempodb::block::dictionary_cache::DictionaryCache;
+use crate::tempodb::block::meta::BlockMeta;
+use crate::tempodb::block::read::ReadOptions;
 use crate::tempodb::db::TempoDb;
+
+/// Memory for decoded dictionaries of blocks that are searched again and again.
+const DICTIONARY_CACHE_BYTES: usize = 64 << 20;
 
 /// A row of the table: what the graph needs to know, and how the module is built once everything it needs is.
 pub(super) struct Module {
@@ -153,7 +161,7 @@ impl Service for IngestLogService {
 }
 
 async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
-    let db = TempoDb::open(&context.loaded.config.storage.trace, context.cpu.clone()).await.context("storage.trace")?;
+    let db = TempoDb::open(&context.loaded.config.storage.trace).await.context("storage.trace")?;
     context.db = Some(Arc::clone(&db));
     Ok(Box::new(StoreService(db)))
 }
@@ -169,6 +177,15 @@ impl Service for StoreService {
     async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
         self.0.run(stop).await;
         Ok(())
+    }
+}
+
+/// The block list as roles ask for it.
+struct BlocksOf(Arc<TempoDb>);
+
+impl BlockList for BlocksOf {
+    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        self.0.live_blocks(tenant)
     }
 }
 
@@ -227,11 +244,13 @@ impl Service for DistributorService {
 async fn build_querier(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
     let parts = querier::Parts {
         config: context.loaded.config.querier.clone(),
-        recent: context.recent_spans.clone(),
-        db: built(&context.db)?,
+        span_readers: context.recent_spans.clone(),
+        backend: built(&context.db)?.backend().clone(),
+        read_options: ReadOptions { dictionaries: Arc::new(DictionaryCache::new(DICTIONARY_CACHE_BYTES)), ..ReadOptions::default() },
+        blocks: Arc::new(BlocksOf(built(&context.db)?)),
         cpu: context.cpu.clone(),
     };
-    context.querier = Some(Arc::new(LocalQuerier::new(parts)));
+    context.querier = Some(Arc::new(Querier::new(parts)));
     nothing().await
 }
 
@@ -246,7 +265,7 @@ async fn build_query_frontend(context: &mut Context) -> anyhow::Result<Box<dyn S
         },
         search_end_cutoff: frontend.is_query_end_cutoff_set.then(|| frontend.query_end_cutoff.to_std()),
         querier: built(&context.querier)?,
-        blocks: built(&context.db)?,
+        blocks: Arc::new(BlocksOf(built(&context.db)?)),
         limits: query_limits(built(&context.overrides)?),
         clock: Arc::clone(&context.clock),
         cpu: context.cpu.clone(),

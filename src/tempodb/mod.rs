@@ -5,3 +5,4 @@ pub mod block;
 pub mod config;
 pub mod keys;
 pub mod tenant_index;
+pub mod db;

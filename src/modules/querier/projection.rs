@@ -1,11 +1,11 @@
 //! From what a query needs to what a block decodes, and which row groups need not be decoded at all.
 
 use crate::tempodb::block::error::BlockReadError;
-use crate::tempodb::block::projection::{AttrSelection, Projection};
+use crate::tempodb::block::projection::{AttrKey, AttrSelection, Projection, ValueKinds};
 use crate::tempodb::block::prune::{IntColumn, Range, StringColumn};
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
 use crate::tempodb::block::schema::Level;
-use crate::traceql::engine::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchSpec, FetchTarget, FetchTest, SERVICE_NAME};
+use crate::traceql::engine::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest, SERVICE_NAME};
 
 /// Returns the columns to decode for `spec`.
 pub(super) fn projection_of(spec: &FetchSpec) -> Projection {
@@ -25,8 +25,19 @@ fn selection_of(keys: &FetchKeys) -> AttrSelection {
     match keys {
         FetchKeys::All => AttrSelection::All,
         FetchKeys::Only(keys) if keys.is_empty() => AttrSelection::None,
-        FetchKeys::Only(keys) => AttrSelection::keys(keys.iter().map(|key| &**key)),
+        FetchKeys::Only(keys) => {
+            AttrSelection::Keys(keys.iter().map(|(key, kinds)| AttrKey { key: key.as_bytes().to_vec(), kinds: kinds_of(*kinds) }).collect())
+        }
     }
+}
+
+fn kinds_of(kinds: FetchKinds) -> ValueKinds {
+    if kinds == FetchKinds::ALL {
+        return ValueKinds::ALL;
+    }
+    let wanted =
+        [(kinds.strings, ValueKinds::STR), (kinds.ints, ValueKinds::INT), (kinds.floats, ValueKinds::DOUBLE), (kinds.bools, ValueKinds::BOOL)];
+    wanted.into_iter().filter(|(wanted, _)| *wanted).fold(ValueKinds::NONE, |all, (_, kind)| all.union(kind))
 }
 
 fn add_column(projection: &mut Projection, column: FetchColumn) {

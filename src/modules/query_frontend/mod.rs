@@ -46,7 +46,7 @@ use request::RequestLimits;
 use respond::Answer;
 use tenancy::Tenancy;
 
-pub use http_routes::router;
+pub use http_routes::{PATHS, router};
 
 /// What a query-frontend is built of.
 pub struct Parts {
