@@ -24,6 +24,7 @@ use super::blocklist::BlockList;
 use super::metrics as names;
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::{CpuPool, CpuPoolError};
+use crate::base::error_class::ErrorClass;
 use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::SpanTable;
 
@@ -91,6 +92,24 @@ pub enum DbError {
     Quarantined,
     #[error(transparent)]
     Cpu(#[from] CpuPoolError),
+}
+
+impl DbError {
+    /// Whether the block itself is broken, so that trying again is useless.
+    pub fn is_corrupt(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_corrupt(),
+            Self::Quarantined => true,
+            Self::Cpu(_) => false,
+        }
+    }
+
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Read(error) => error.class(),
+            Self::Quarantined | Self::Cpu(_) => ErrorClass::Internal,
+        }
+    }
 }
 
 /// All blocks of all tenants.

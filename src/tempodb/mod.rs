@@ -9,4 +9,3 @@ pub mod keys;
 pub mod metrics;
 pub mod poller;
 pub mod tenant_index;
-pub mod db;
