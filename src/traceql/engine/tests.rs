@@ -16,8 +16,11 @@ use super::*;
 
 const EXAMPLES: &str = include_str!("../../../testdata/traceql/examples.yaml");
 
+/// Traces and their matching spans.
+type Answer = &'static [(&'static str, &'static [&'static str])];
+
 /// Examples whose observed verdict is a defect of the compatible system, with the answer given here: (id, trace → spans).
-const BETTER_ANSWERS: &[(&str, &[(&str, &[&str])])] = &[
+const BETTER_ANSWERS: &[(&str, Answer)] = &[
     // both the span and the resource lack it
     ("filters-147", &[("A", &["a3", "a5"]), ("B", &["b3"])]),
     // literals on the left
@@ -115,7 +118,8 @@ fn run_example(fixture: &Fixture, table: &SpanTable, example: &Yaml) -> Outcome 
     if let Some(selected) = example.get("selected").and_then(Yaml::as_sequence) {
         for wanted in selected {
             let label = wanted["span"].as_str().unwrap();
-            let span = hits.iter().flat_map(|hit| &hit.span_sets).flat_map(|set| &set.spans).find(|span| fixture.labels[&span.span_id] == label);
+            let span =
+                hits.iter().flat_map(|hit| &hit.span_sets).flat_map(|set| &set.spans).find(|span| fixture.labels[&span.span_id] == label);
             let span = span.unwrap();
             let mut found: Vec<(String, Yaml)> = span.attributes.iter().map(|(key, value)| (key.to_string(), yaml_of(value))).collect();
             found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -160,7 +164,8 @@ fn expected_traces(matches: &Yaml) -> FoundTraces {
             .unwrap()
             .iter()
             .map(|set| {
-                let spans: Vec<String> = set["spans"].as_sequence().unwrap().iter().map(|label| label.as_str().unwrap().to_owned()).collect();
+                let spans: Vec<String> =
+                    set["spans"].as_sequence().unwrap().iter().map(|label| label.as_str().unwrap().to_owned()).collect();
                 let matched = set.get("matched").map_or(spans.len() as u64, |matched| matched.as_u64().unwrap());
                 FoundSet { spans, matched, attributes: set.get("attrs").map_or_else(Vec::new, yaml_attributes) }
             })
@@ -410,8 +415,18 @@ mod against_reference {
         let regex = prop::sample::select(vec!["=~", "!~"]);
         let pattern = prop::sample::select(vec!["`a.*`", "`(?i)B|x`", "``"]);
         let text_intrinsic = prop::sample::select(vec![
-            "name", "statusMessage", "rootName", "rootServiceName", "event:name", "instrumentation:name", "instrumentation:version", "trace:id",
-            "span:id", "span:parentID", "link:spanID", "link:traceID",
+            "name",
+            "statusMessage",
+            "rootName",
+            "rootServiceName",
+            "event:name",
+            "instrumentation:name",
+            "instrumentation:version",
+            "trace:id",
+            "span:id",
+            "span:parentID",
+            "link:spanID",
+            "link:traceID",
         ]);
         let number_intrinsic = prop::sample::select(vec!["duration", "traceDuration", "event:timeSinceStart"]);
         prop_oneof![
@@ -536,7 +551,7 @@ mod against_reference {
         let strings = &mut table.strings;
         let mut repeat = |id: &mut crate::model::strings::StrId| {
             seen += 1;
-            if seen % 2 == 0 {
+            if seen.is_multiple_of(2) {
                 let text = strings.get(*id).to_vec();
                 *id = strings.push(&text);
             }
@@ -557,7 +572,9 @@ mod against_reference {
 /// What storage delivers for a projection, done on tables in memory.
 mod projected {
     use crate::model::span_table::{Attrs, Offsets, Value};
-    use crate::traceql::engine::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest};
+    use crate::traceql::engine::projection::{
+        AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest,
+    };
 
     use super::*;
 
@@ -655,8 +672,9 @@ mod projected {
         let in_attributes = |level: AttributeLevel, key: &str| {
             let attrs = attrs_of(level);
             let pairs = attrs.keys.iter().zip(&attrs.values).filter(|(id, _)| table.strings.text(**id) == key);
-            pairs.flat_map(|(_, value)| if attrs.elements_of(value).is_empty() { vec![*value] } else { attrs.elements_of(value).to_vec() }).any(
-                |value| match (&condition.test, value) {
+            pairs
+                .flat_map(|(_, value)| if attrs.elements_of(value).is_empty() { vec![*value] } else { attrs.elements_of(value).to_vec() })
+                .any(|value| match (&condition.test, value) {
                     (FetchTest::Present, _) => true,
                     (FetchTest::Strings(texts), Value::Str(id)) => texts.iter().any(|text| **text == table.strings.text(id)),
                     (FetchTest::Numbers(range), Value::Int(number)) => range.contains(&number),
@@ -665,8 +683,7 @@ mod projected {
                         above && (*range.end() == i64::MAX || number <= *range.end() as f64)
                     }
                     _ => false,
-                },
-            )
+                })
         };
         let has_text = |column: &[crate::model::strings::StrId]| match &condition.test {
             FetchTest::Strings(texts) => column.iter().any(|id| texts.iter().any(|text| **text == table.strings.text(*id))),
@@ -767,8 +784,9 @@ fn two_names() -> Vec<TestTrace> {
 #[test]
 fn default_cut_and_newest_traces() {
     let span = |id: u8, start: u64| TestSpan { id: SpanId([id; 8]), start_unix_nanos: start, ..TestSpan::default() };
-    let traces: Vec<TestTrace> =
-        [(1, 30), (2, 10), (3, 20)].map(|(id, start)| TestTrace { id: TraceId([id; 16]), spans: (1..=5).map(|span_id| span(span_id, start)).collect() }).into();
+    let traces: Vec<TestTrace> = [(1, 30), (2, 10), (3, 20)]
+        .map(|(id, start)| TestTrace { id: TraceId([id; 16]), spans: (1..=5).map(|span_id| span(span_id, start)).collect() })
+        .into();
     let table = table_of(&traces);
     let cancelled = AtomicBool::new(false);
     let plan = Plan::new(&compile("{} with (most_recent=true)").unwrap()).unwrap();
