@@ -76,6 +76,22 @@ impl States {
         self.0.lock().iter().map(|(name, (state, failure))| (*name, *state.borrow(), failure.clone())).collect()
     }
 
+    /// Returns when all modules run. Never returns when one of them fails before.
+    pub async fn wait_until_running(&self) {
+        loop {
+            let watches: Vec<_> = self.0.lock().values().map(|(state, _)| state.subscribe()).collect();
+            let is_complete = !watches.is_empty();
+            for mut watch in watches {
+                // An error means that the module is gone.
+                let _gone = watch.wait_for(|state| *state == State::Running).await;
+            }
+            if is_complete {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn add(&self, name: &'static str) {
         self.0.lock().insert(name, (watch::Sender::new(State::New), None));
     }

@@ -299,7 +299,7 @@ impl fmt::Display for PromDuration {
         for (index, (name, millis)) in PROM_UNITS.into_iter().enumerate() {
             // Years, weeks and days only when nothing smaller follows.
             let is_exact_only = index < 3;
-            if is_exact_only && rest % millis != 0 {
+            if is_exact_only && !rest.is_multiple_of(millis) {
                 continue;
             }
             let count = rest / millis;

@@ -8,4 +8,5 @@ pub mod memberlist;
 pub mod overrides;
 pub mod ring;
 pub mod rpc;
+pub mod span_search;
 pub mod usage_report;

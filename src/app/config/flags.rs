@@ -74,7 +74,10 @@ const RENAMED: &[(&str, &str)] = &[
         "backend-scheduler.provider.workbackend-scheduler.redaction-provider.poll-interval",
         "backend_scheduler.provider.redaction.poll_interval",
     ),
-    ("backend-scheduler.provider.workbackend-scheduler.redaction-provider.rescan-delay", "backend_scheduler.provider.redaction.rescan_delay"),
+    (
+        "backend-scheduler.provider.workbackend-scheduler.redaction-provider.rescan-delay",
+        "backend_scheduler.provider.redaction.rescan_delay",
+    ),
     (
         "backend-scheduler.provider.workbackend-scheduler.redaction-provider.max-rescan-generations",
         "backend_scheduler.provider.redaction.max_rescan_generations",
@@ -364,12 +367,16 @@ mod tests {
             ]
         );
         assert_eq!(parsed(&["-target"]).errors, ["flag needs an argument: -target"]);
-        assert_eq!(parsed(&["-server.http-listen-prt=1"]).errors, ["flag provided but not defined: -server.http-listen-prt, did you mean -server.http-listen-port?"]);
+        assert_eq!(
+            parsed(&["-server.http-listen-prt=1"]).errors,
+            ["flag provided but not defined: -server.http-listen-prt, did you mean -server.http-listen-port?"]
+        );
     }
 
     #[test]
     fn lists_and_mappings() {
-        let line = parsed(&["-memberlist.host-port=a,b", "-memberlist.host-port", "c", "-block-builder.assigned-partitions", "{\"x\": [0, 2]}"]);
+        let line =
+            parsed(&["-memberlist.host-port=a,b", "-memberlist.host-port", "c", "-block-builder.assigned-partitions", "{\"x\": [0, 2]}"]);
         let text = |text: &str| Node::Text(text.to_owned());
         assert_eq!(line.settings[0].value, Node::List(vec![text("a"), text("b"), text("c")]));
         assert_eq!(line.settings[1].value, Node::Map(vec![("x".to_owned(), Node::List(vec![Node::Int(0), Node::Int(2)]))]));

@@ -26,6 +26,13 @@ pub struct Loaded {
     pub mode: Mode,
 }
 
+impl Loaded {
+    /// Returns the exit code of [`Mode::Verify`]: warnings count as failure, scripts rely on it.
+    pub fn verify_exit_code(&self) -> u8 {
+        u8::from(!self.warnings.is_empty())
+    }
+}
+
 /// What the process is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
@@ -168,7 +175,8 @@ impl Loader {
     fn load(self) -> Result<Loaded, Vec<ConfigProblem>> {
         let mut root = self.document.root.clone();
         if !matches!(root, Node::Map(_)) {
-            let problem = Problem { path: Path::default(), line: Some(1), message: "expected a mapping of blocks".to_owned(), is_unknown_key: false };
+            let problem =
+                Problem { path: Path::default(), line: Some(1), message: "expected a mapping of blocks".to_owned(), is_unknown_key: false };
             return Err(in_file(&self.line, vec![problem]));
         }
         let mut migrations = migrate::drop_removed(&mut root, &self.document, &self.line.file);
@@ -191,7 +199,8 @@ impl Loader {
         let decoded = decode::<Config>(&tree, Some(&self.document));
         let mut problems = self.problems(&decoded, &overrides);
         if decoded.value.as_ref().is_some_and(|config| config.server.enable.is_some()) {
-            problems.push(self.key_problem(&Path::dotted("server.enable"), "unknown key \"enable\", it belongs to internal_server".to_owned()));
+            problems
+                .push(self.key_problem(&Path::dotted("server.enable"), "unknown key \"enable\", it belongs to internal_server".to_owned()));
         }
         let (Some(mut config), true) = (decoded.value, problems.is_empty()) else { return Err(problems) };
         config.query_frontend.is_query_end_cutoff_set = is_cutoff_set;
@@ -230,7 +239,9 @@ impl Loader {
             Some("defaults") => rendered(Some("defaults")),
             Some("diff") => rendered(Some("diff")),
             Some("effective") => rendered(None),
-            Some(other) => Err(vec![ConfigProblem::Usage(format!("invalid value {other:?} for -config.print: use defaults, diff or effective"))]),
+            Some(other) => {
+                Err(vec![ConfigProblem::Usage(format!("invalid value {other:?} for -config.print: use defaults, diff or effective"))])
+            }
             None if self.line.verify => Ok(Mode::Verify),
             None => Ok(Mode::Run),
         }
@@ -240,7 +251,9 @@ impl Loader {
     fn problems(&self, decoded: &Decoded<Config>, overrides: &MainOverrides) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
         if let Some(path) = &overrides.mixed_at {
-            problems.push(self.key_problem(path, "the legacy (flat) and the scoped format are mixed: move the flat keys below defaults".to_owned()));
+            problems.push(
+                self.key_problem(path, "the legacy (flat) and the scoped format are mixed: move the flat keys below defaults".to_owned()),
+            );
             return problems;
         }
         for problem in decoded.problems.iter().cloned().chain(reserved::check(&self.document)) {

@@ -91,8 +91,7 @@ pub(super) fn carry_over_compaction(root: &mut Node, document: &Document, file: 
     let Some(Node::Map(entries)) = root.at(&from).cloned() else { return Vec::new() };
     let mut warnings = Vec::new();
     for (key, value) in entries {
-        let free: Vec<&str> =
-            COMPACTION_TARGETS.into_iter().filter(|target| root.at(&Path::dotted(target).key(&key)).is_none()).collect();
+        let free: Vec<&str> = COMPACTION_TARGETS.into_iter().filter(|target| root.at(&Path::dotted(target).key(&key)).is_none()).collect();
         for target in &free {
             root.set(&Path::dotted(target).key(&key), value.clone());
         }

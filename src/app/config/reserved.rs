@@ -8,12 +8,22 @@ use crate::base::yaml::{Document, FreeForm, Problem};
 /// Keys and defaults of the reserved blocks.
 const RESERVED_YAML: &str = include_str!("reserved.yaml");
 
-static RESERVED: LazyLock<Node> =
-    LazyLock::new(|| Document::parse(RESERVED_YAML).map_or(Node::Map(Vec::new()), |document| document.root));
+static RESERVED: LazyLock<Node> = LazyLock::new(|| Document::parse(RESERVED_YAML).map_or(Node::Map(Vec::new()), |document| document.root));
 
 /// Names of the reserved blocks.
 pub(super) const RESERVED_BLOCKS: [&str; 12] = [
-    "auth", "gateway", "lbac", "admin_api", "admin_client", "tokengen", "audit", "usage", "license", "otlp_gateway", "adaptive_traces", "ui",
+    "auth",
+    "gateway",
+    "lbac",
+    "admin_api",
+    "admin_client",
+    "tokengen",
+    "audit",
+    "usage",
+    "license",
+    "otlp_gateway",
+    "adaptive_traces",
+    "ui",
 ];
 
 /// Returns the defaults of a block.
@@ -47,9 +57,14 @@ fn compare(given: &Node, known: &Node, path: &Path, problems: &mut Vec<Problem>)
                 match known.iter().find(|(name, _)| name == key) {
                     Some((_, known)) => compare(value, known, &path, problems),
                     None => {
-                        let suggestion =
-                            crate::base::yaml::decode::nearest(key, &names).map_or(String::new(), |name| format!(", did you mean {name:?}?"));
-                        problems.push(Problem { path, line: None, message: format!("unknown key {key:?}{suggestion}"), is_unknown_key: true });
+                        let suggestion = crate::base::yaml::decode::nearest(key, &names)
+                            .map_or(String::new(), |name| format!(", did you mean {name:?}?"));
+                        problems.push(Problem {
+                            path,
+                            line: None,
+                            message: format!("unknown key {key:?}{suggestion}"),
+                            is_unknown_key: true,
+                        });
                     }
                 }
             }

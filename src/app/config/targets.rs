@@ -39,8 +39,21 @@ pub const TARGETS: &[(&str, &[&str])] = &[
 
 /// Internal modules; legal as a target, hardly intended.
 pub const INTERNAL_MODULES: &[&str] = &[
-    "internal-server", "server", "cache-provider", "store", "optional-store", "memberlist-kv", "overrides", "live-store-ring", "partition-ring",
-    "ring", "secondary-ring", "metrics-generator-ring", "generator-ring-watcher", "ingest-log", "common",
+    "internal-server",
+    "server",
+    "cache-provider",
+    "store",
+    "optional-store",
+    "memberlist-kv",
+    "overrides",
+    "live-store-ring",
+    "partition-ring",
+    "ring",
+    "secondary-ring",
+    "metrics-generator-ring",
+    "generator-ring-watcher",
+    "ingest-log",
+    "common",
 ];
 
 /// The meaning of a `target` value.

@@ -98,7 +98,10 @@ fn store(config: &Config) -> Vec<String> {
     }
     let version = &trace.block.version;
     if !WRITABLE_BLOCK_VERSIONS.contains(&version.as_str()) {
-        problems.push(format!("block version validation failed: {version} is not a valid block version, use one of {}", WRITABLE_BLOCK_VERSIONS.join(", ")));
+        problems.push(format!(
+            "block version validation failed: {version} is not a valid block version, use one of {}",
+            WRITABLE_BLOCK_VERSIONS.join(", ")
+        ));
     }
     if trace.wal.path.is_empty() {
         problems.push("please provide a path for the WAL".to_owned());
@@ -119,7 +122,8 @@ fn ingest_log(config: &Config, targets: &Targets) -> Vec<String> {
         && config.ingest.enabled != Some(true);
     if targets.has("distributor") && !is_one_process && writes_nowhere {
         problems.push(
-            "distributor.ingester_write_path_enabled and distributor.kafka_write_path_enabled are both false: every span would be dropped".to_owned(),
+            "distributor.ingester_write_path_enabled and distributor.kafka_write_path_enabled are both false: every span would be dropped"
+                .to_owned(),
         );
     }
     if is_topic_set || !(is_one_process || pushes_to_ingesters) {

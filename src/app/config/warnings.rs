@@ -64,7 +64,11 @@ pub(super) fn collect(config: &Config, targets: &Targets, is_legacy_overrides: b
         "Local backend will not correctly retrieve traces with a distributed deployment unless all components have access to the same disk. You should probably be using object storage as a backend.",
         "",
     );
-    warn(config.query_frontend.mcp_server.enabled, "c.Frontend.MCPServer.Enabled is enabled.", "tracing data is passed to a language model");
+    warn(
+        config.query_frontend.mcp_server.enabled,
+        "c.Frontend.MCPServer.Enabled is enabled.",
+        "tracing data is passed to a language model",
+    );
     let columns = &trace.block.parquet_dedicated_columns;
     if let Err(text) = DedicatedColumnConfig::validate_list(columns) {
         warn(true, &text, "Tempo will not start with an invalid dedicated attribute column configuration");
@@ -83,7 +87,11 @@ pub(super) fn collect(config: &Config, targets: &Targets, is_legacy_overrides: b
         "c.StorageConfig.Trace.S3.NativeAWSAuthEnabled is deprecated and will be removed in a future release.",
         "the key has no effect",
     );
-    warn(!trace.cache.is_empty(), "c.StorageConfig.Trace.Cache is deprecated and will be removed in a future release.", "use the cache block");
+    warn(
+        !trace.cache.is_empty(),
+        "c.StorageConfig.Trace.Cache is deprecated and will be removed in a future release.",
+        "use the cache block",
+    );
     let by_id = &config.query_frontend.trace_by_id;
     warn(
         by_id.concurrent_shards > by_id.query_shards,

@@ -17,7 +17,7 @@ use crate::model::wire::{put_bytes, put_tag, put_varint, varint_len};
 
 /// Why a text is not an OTLP/JSON request: the decoder's message with line and column.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error(transparent)]
 pub struct JsonError(#[from] serde_json::Error);
 
 /// Returns the request as an `ExportTraceServiceRequest` message.

@@ -28,7 +28,7 @@ use crate::model::wire::{Fields, WireError, put_bytes};
 /// Why a push request cannot be walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RegroupError {
-    #[error("invalid OTLP request: {0}")]
+    #[error("invalid OTLP request")]
     Malformed(#[from] WireError),
     #[error("request of {bytes} bytes is too large to be regrouped")]
     TooLarge { bytes: usize },

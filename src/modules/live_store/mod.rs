@@ -16,6 +16,7 @@ mod live_traces;
 mod consume;
 mod flush;
 mod search;
+pub mod http;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -149,6 +150,10 @@ impl LiveStore {
             }
             moved.await;
         }
+    }
+
+    fn has_live_traces(&self, tenant: &TenantId) -> bool {
+        self.state.lock().tenants.contains_key(tenant)
     }
 
     fn snapshot(&self, tenant: &TenantId) -> Snapshot {

@@ -25,6 +25,21 @@ use crate::services::rpc::search::Inspection;
 use crate::services::rpc::status::CallError;
 use crate::traceql::engine::Plan;
 
+/// Paths of the query API, for listings.
+pub const PATHS: [&str; 11] = [
+    "/api/echo",
+    "/api/traces/{traceID}",
+    "/api/v2/traces/{traceID}",
+    "/api/v2/traces/diff",
+    "/api/search",
+    "/api/search/tags",
+    "/api/v2/search/tags",
+    "/api/search/tag/{tagName}/values",
+    "/api/v2/search/tag/{tagName}/values",
+    "/api/metrics/query_range",
+    "/api/metrics/query",
+];
+
 /// Returns the routes of the query API under `prefix` (`http_api_prefix`, may be empty). Routes take any method (http-api §1).
 pub fn router(frontend: Arc<QueryFrontend>, prefix: &str) -> Router {
     let path = |route: &str| format!("{}{route}", prefix.trim_end_matches('/'));

@@ -28,7 +28,6 @@ mod trace_by_id;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
@@ -36,10 +35,10 @@ use regex::Regex;
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::TenantId;
+use crate::services::rpc::block_list::BlockListPort;
 use crate::services::rpc::querier::QuerierPort;
 use crate::services::rpc::search::Inspection;
 use crate::services::rpc::status::CallError;
-use crate::tempodb::block::meta::BlockMeta;
 
 use config::QueryFrontendConfig;
 use jobs::JobSlots;
@@ -48,13 +47,7 @@ use request::RequestLimits;
 use respond::Answer;
 use tenancy::Tenancy;
 
-pub use http_routes::router;
-
-/// Tells which blocks a tenant has.
-pub trait BlockList: Send + Sync + 'static {
-    /// Returns the blocks that are not compacted away, as last polled.
-    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>>;
-}
+pub use http_routes::{PATHS, router};
 
 /// What a query-frontend is built of.
 pub struct Parts {
@@ -63,7 +56,7 @@ pub struct Parts {
     /// `query_end_cutoff` if the configuration file sets it: search, tags and tag values then leave out the youngest data.
     pub search_end_cutoff: Option<Duration>,
     pub querier: QuerierPort,
-    pub blocks: Arc<dyn BlockList>,
+    pub blocks: BlockListPort,
     pub limits: LimitsOf,
     pub clock: SharedClock,
     pub cpu: CpuPool,
@@ -86,7 +79,7 @@ pub struct QueryFrontend {
     tenancy: Tenancy,
     search_end_cutoff: Option<Duration>,
     querier: QuerierPort,
-    blocks: Arc<dyn BlockList>,
+    blocks: BlockListPort,
     limits: LimitsOf,
     clock: SharedClock,
     cpu: CpuPool,

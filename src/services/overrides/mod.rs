@@ -177,7 +177,8 @@ fn publish_entry_metrics(entries: &Entries) {
             metrics::gauge!("tempo_limits_overrides", "limit_name" => name, "user" => user.to_owned()).set(value);
         }
         if limits.metrics_generator.disable_collection {
-            metrics::gauge!("tempo_limits_overrides", "limit_name" => "metrics_generator_dry_run_enabled", "user" => user.to_owned()).set(1.0);
+            metrics::gauge!("tempo_limits_overrides", "limit_name" => "metrics_generator_dry_run_enabled", "user" => user.to_owned())
+                .set(1.0);
         }
     }
 }

@@ -196,7 +196,9 @@ impl Reader<'_> {
         let zero = limits.zero_rate_keys();
         if !zero.is_empty() {
             let keys = zero.join(" and ");
-            self.entries.warnings.push(format!("{at}: ingestion.{keys} unset or 0: every push of this tenant is rejected (entries do not inherit)"));
+            self.entries
+                .warnings
+                .push(format!("{at}: ingestion.{keys} unset or 0: every push of this tenant is rejected (entries do not inherit)"));
         }
         let limits = Arc::new(limits.with_fallbacks(self.defaults));
         if name == "*" {
@@ -263,7 +265,10 @@ mod tests {
         let legacy = FileSettings { enable_legacy: true, ..SCOPED };
         let entries = parse("o.yaml", text.as_bytes(), &Limits::builtin(), legacy).unwrap();
         let a = &entries.tenants[&TenantId::parse("a").unwrap()];
-        assert_eq!((a.ingestion.rate_limit_bytes, a.read.max_search_duration.to_string(), a.cost_attribution.max_cardinality), (5, "1d".to_owned(), 3));
+        assert_eq!(
+            (a.ingestion.rate_limit_bytes, a.read.max_search_duration.to_string(), a.cost_attribution.max_cardinality),
+            (5, "1d".to_owned(), 3)
+        );
         let wrong = "overrides:\n  a:\n    ingestion_rate_limit_bytes: x\n    block_retentoin: 1d\n";
         assert_eq!(
             errors(wrong, legacy),
@@ -287,7 +292,9 @@ mod tests {
         let entries = parse("o.yaml", text.as_bytes(), &Limits::builtin(), SCOPED).unwrap();
         assert_eq!(
             entries.warnings,
-            ["overrides.a: ingestion.rate_limit_bytes and burst_size_bytes unset or 0: every push of this tenant is rejected (entries do not inherit)"]
+            [
+                "overrides.a: ingestion.rate_limit_bytes and burst_size_bytes unset or 0: every push of this tenant is rejected (entries do not inherit)"
+            ]
         );
     }
 }

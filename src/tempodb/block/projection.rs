@@ -116,6 +116,7 @@ pub struct AttrKey {
 pub struct ValueKinds(u8);
 
 impl ValueKinds {
+    pub const NONE: Self = Self(0);
     pub const STR: Self = Self(1);
     pub const INT: Self = Self(2);
     pub const DOUBLE: Self = Self(4);

@@ -187,7 +187,7 @@ async fn grpc_rate_limit_carries_a_retry_hint() {
 async fn grpc_tenants_come_from_metadata() {
     let server = Server::multitenant().await;
     let mut client = server.client().await;
-    let mut with = |tenants: &[&'static str]| {
+    let with = |tenants: &[&'static str]| {
         let mut request = Request::new(batch(1));
         for tenant in tenants {
             request.metadata_mut().append("x-scope-orgid", MetadataValue::from_static(tenant));

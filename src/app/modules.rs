@@ -1,0 +1,272 @@
+//! Every module, what it needs, how it is built: all roles and arrows on one screen.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use axum::Router;
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::config::Loaded;
+use super::graph::Node;
+use super::lifecycle::{Idle, Service};
+use super::limits::{IngestionLimitsOf, query_limits};
+use super::ops::ReadyCheck;
+use crate::base::clock::SharedClock;
+use crate::base::cpu_pool::CpuPool;
+use crate::model::ids::TenantId;
+use crate::modules::distributor::options::DistributorOptions;
+use crate::modules::distributor::{BoundDistributor, Distributor};
+use crate::modules::live_store::{self, LiveStore};
+use crate::modules::querier::{self, Querier};
+use crate::modules::query_frontend::tenancy::Tenancy;
+use crate::modules::query_frontend::{self, QueryFrontend};
+use crate::services::ingest_log::SharedIngestLog;
+use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
+use crate::services::overrides::Overrides;
+use crate::services::rpc::block_list::BlockList;
+use crate::services::rpc::querier::QuerierPort;
+use crate::services::rpc::span_reader::SpanReaderPort;
+use crate::tempodb::block::meta::BlockMeta;
+use crate::tempodb::db::TempoDb;
+
+/// A row of the table: what the graph needs to know, and how the module is built once everything it needs is.
+pub(super) struct Module {
+    pub(super) node: Node,
+    /// Modules whose work this one uses when they run in the same process.
+    pub(super) uses: &'static [&'static str],
+    pub(super) build: Build,
+}
+
+type Build = for<'a> fn(&'a mut Context) -> BoxFuture<'a, anyhow::Result<Box<dyn Service>>>;
+
+const fn module(name: &'static str, needs: &'static [&'static str], uses: &'static [&'static str], build: Build) -> Module {
+    Module { node: Node { name, needs }, uses, build }
+}
+
+pub(super) const MODULES: &[Module] = &[
+    module("server", &[], &[], |_| Box::pin(nothing())),
+    module("overrides", &["server"], &[], |context| Box::pin(build_overrides(context))),
+    module("ingest-log", &["server"], &[], |context| Box::pin(build_ingest_log(context))),
+    module("store", &["server"], &[], |context| Box::pin(build_store(context))),
+    module("live-store", &["overrides", "ingest-log", "store"], &[], |context| Box::pin(build_live_store(context))),
+    module("distributor", &["overrides", "ingest-log"], &[], |context| Box::pin(build_distributor(context))),
+    module("querier", &["overrides", "store"], &["live-store"], |context| Box::pin(build_querier(context))),
+    module("query-frontend", &["overrides", "store", "querier"], &[], |context| Box::pin(build_query_frontend(context))),
+    module("all", &["live-store", "distributor", "querier", "query-frontend"], &[], |_| Box::pin(nothing())),
+];
+
+/// Targets that are known but not built, so that they get a better answer than "unrecognised".
+pub(super) fn is_built(target: &str) -> bool {
+    MODULES.iter().any(|module| module.node.name == target)
+}
+
+/// What modules are built from, and what they leave for others.
+pub(super) struct Context {
+    pub(super) loaded: Loaded,
+    pub(super) clock: SharedClock,
+    pub(super) cpu: CpuPool,
+    /// Routes of the HTTP server, and their paths.
+    pub(super) http: Router,
+    pub(super) endpoints: Vec<String>,
+    pub(super) ready_checks: Vec<ReadyCheck>,
+    pub(super) overrides: Option<Arc<Overrides>>,
+    log: Option<SharedIngestLog>,
+    db: Option<Arc<TempoDb>>,
+    recent_spans: Vec<SpanReaderPort>,
+    querier: Option<QuerierPort>,
+}
+
+impl Context {
+    pub(super) fn new(loaded: Loaded, clock: SharedClock, cpu: CpuPool) -> Self {
+        Self {
+            loaded,
+            clock,
+            cpu,
+            http: Router::new(),
+            endpoints: Vec::new(),
+            ready_checks: Vec::new(),
+            overrides: None,
+            log: None,
+            db: None,
+            recent_spans: Vec::new(),
+            querier: None,
+        }
+    }
+
+    fn add_routes(&mut self, routes: Router, paths: impl IntoIterator<Item = String>) {
+        self.http = std::mem::take(&mut self.http).merge(routes);
+        self.endpoints.extend(paths);
+    }
+}
+
+/// The graph guarantees that what a module needs is built before it.
+fn built<T: Clone>(slot: &Option<T>) -> anyhow::Result<T> {
+    slot.clone().context("a module is built before one that it needs")
+}
+
+async fn nothing() -> anyhow::Result<Box<dyn Service>> {
+    Ok(Box::new(Idle))
+}
+
+async fn build_overrides(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let overrides = Overrides::load(&context.loaded.config.overrides, context.loaded.expand_env).context("failed to load runtime config")?;
+    let overrides = Arc::new(overrides);
+    context.overrides = Some(Arc::clone(&overrides));
+    Ok(Box::new(OverridesService(overrides)))
+}
+
+struct OverridesService(Arc<Overrides>);
+
+#[async_trait]
+impl Service for OverridesService {
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        self.0.run(stop).await;
+        Ok(())
+    }
+}
+
+async fn build_ingest_log(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let ingest = &context.loaded.config.ingest;
+    anyhow::ensure!(ingest.kafka.topic.is_empty(), "ingest.kafka.topic: Kafka is not supported yet; leave the topic empty to use the embedded log");
+    let embedded = &ingest.embedded;
+    let options = EmbeddedLogOptions {
+        path: embedded.path.clone().into(),
+        partitions: embedded.partitions,
+        segment_bytes: embedded.segment_bytes,
+        max_bytes: embedded.max_bytes,
+        sync_interval: embedded.sync_interval.to_std(),
+        ..EmbeddedLogOptions::default()
+    };
+    let log: SharedIngestLog = Arc::new(EmbeddedLog::open(options).context("ingest.embedded")?);
+    context.log = Some(Arc::clone(&log));
+    Ok(Box::new(IngestLogService(log)))
+}
+
+struct IngestLogService(SharedIngestLog);
+
+#[async_trait]
+impl Service for IngestLogService {
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        stop.cancelled().await;
+        Ok(self.0.close().await?)
+    }
+}
+
+async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let db = TempoDb::open(&context.loaded.config.storage.trace, Arc::clone(&context.clock), context.cpu.clone()).context("storage.trace")?;
+    context.db = Some(Arc::clone(&db));
+    Ok(Box::new(StoreService(db)))
+}
+
+struct StoreService(Arc<TempoDb>);
+
+#[async_trait]
+impl Service for StoreService {
+    async fn start(&mut self) -> anyhow::Result<()> {
+        self.0.poll_first().await.context("first poll of the block list")
+    }
+
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        self.0.run(stop).await;
+        Ok(())
+    }
+}
+
+/// The block list as roles ask for it.
+struct BlocksOf(Arc<TempoDb>);
+
+impl BlockList for BlocksOf {
+    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        self.0.live_blocks(tenant)
+    }
+}
+
+async fn build_live_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let dependencies = live_store::Dependencies {
+        log: built(&context.log)?,
+        db: built(&context.db)?,
+        cpu: context.cpu.clone(),
+        clock: Arc::clone(&context.clock),
+    };
+    let store = LiveStore::new(context.loaded.config.live_store.clone(), dependencies);
+    context.add_routes(live_store::http::router(Arc::clone(&store)), live_store::http::PATHS.map(str::to_owned));
+    let checked = Arc::clone(&store);
+    context.ready_checks.push(Box::new(move || (!checked.is_ready()).then(|| "LiveStore not ready: live-store is starting".to_owned())));
+    context.recent_spans.push(Arc::clone(&store) as SpanReaderPort);
+    Ok(Box::new(LiveStoreService { store, running: None }))
+}
+
+struct LiveStoreService {
+    store: Arc<LiveStore>,
+    running: Option<live_store::Running>,
+}
+
+#[async_trait]
+impl Service for LiveStoreService {
+    async fn start(&mut self) -> anyhow::Result<()> {
+        self.running = Some(self.store.start().await?);
+        Ok(())
+    }
+
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let running = self.running.context("the live-store was not started")?;
+        Ok(running.run(stop).await?)
+    }
+}
+
+async fn build_distributor(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let config = &context.loaded.config;
+    let (options, warnings) = DistributorOptions::from_config(&config.distributor, &config.ingest.kafka, config.is_multitenant())
+        .map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
+    warnings.into_iter().for_each(|warning| warn!("{warning}"));
+    let limits = Arc::new(IngestionLimitsOf(built(&context.overrides)?));
+    let distributor = Distributor::new(options, limits, built(&context.log)?, Arc::clone(&context.clock), context.cpu.clone());
+    Ok(Box::new(DistributorService(distributor.bind().await?)))
+}
+
+struct DistributorService(BoundDistributor);
+
+#[async_trait]
+impl Service for DistributorService {
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        Ok(self.0.serve(stop).await?)
+    }
+}
+
+async fn build_querier(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let parts = querier::Parts {
+        config: context.loaded.config.querier.clone(),
+        span_readers: context.recent_spans.clone(),
+        backend: built(&context.db)?.backend().clone(),
+        read_options: built(&context.db)?.read_options().clone(),
+        blocks: Arc::new(BlocksOf(built(&context.db)?)),
+        cpu: context.cpu.clone(),
+    };
+    context.querier = Some(Arc::new(Querier::new(parts)));
+    nothing().await
+}
+
+async fn build_query_frontend(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let config = &context.loaded.config;
+    let frontend = &config.query_frontend;
+    let parts = query_frontend::Parts {
+        config: frontend.clone(),
+        tenancy: Tenancy {
+            multitenancy_enabled: config.is_multitenant(),
+            multi_tenant_queries_enabled: frontend.multi_tenant_queries_enabled,
+        },
+        search_end_cutoff: frontend.is_query_end_cutoff_set.then(|| frontend.query_end_cutoff.to_std()),
+        querier: built(&context.querier)?,
+        blocks: Arc::new(BlocksOf(built(&context.db)?)),
+        limits: query_limits(built(&context.overrides)?),
+        clock: Arc::clone(&context.clock),
+        cpu: context.cpu.clone(),
+    };
+    let prefix = config.http_api_prefix.clone();
+    let routes = query_frontend::router(Arc::new(QueryFrontend::new(parts)?), &prefix);
+    context.add_routes(routes, query_frontend::PATHS.map(|path| format!("{}{path}", prefix.trim_end_matches('/'))));
+    nothing().await
+}

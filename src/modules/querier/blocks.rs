@@ -1,0 +1,281 @@
+//! Jobs over blocks.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ::metrics::{counter, histogram};
+use futures::stream::{self, StreamExt as _};
+use tracing::warn;
+
+use super::metrics::{BACKEND_PROCESSING, SKIPPED_BLOCKS};
+use super::projection::{projection_of, row_group_may_match};
+use super::{CancelOnDrop, Querier};
+use crate::model::ids::TenantId;
+use crate::model::span_table::SpanTable;
+use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest};
+use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
+use crate::services::rpc::status::CallError;
+use crate::services::span_search::{inspection_of, order_of, plan_search, tag_selection, wanted_matches};
+use crate::tempodb::block::error::BlockReadError;
+use crate::tempodb::block::meta::{BlockId, BlockMeta};
+use crate::tempodb::block::read::{BlockReader, FetchedRowGroup, ReadMeter};
+use crate::tempodb::block::selection::RowSelection;
+use crate::traceql::engine::projection::FetchColumn;
+use crate::traceql::engine::{self, HitRows, Plan, hits};
+use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
+use crate::traceql::tags::{TagNames, TagValues};
+
+/// Blocks of one trace lookup that are asked at the same time: enough to hide the latency of object storage.
+const BLOCKS_AT_ONCE: usize = 16;
+
+/// Why a job over a block gave up.
+enum JobError {
+    Block(BlockReadError),
+    Call(CallError),
+}
+
+impl From<BlockReadError> for JobError {
+    fn from(error: BlockReadError) -> Self {
+        Self::Block(error)
+    }
+}
+
+impl From<CallError> for JobError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl Querier {
+    /// Looks into all blocks of a range of ids that may hold the trace.
+    pub(super) async fn find_in_blocks(
+        &self,
+        tenant: &TenantId,
+        request: FindTraceRequest,
+        first: BlockId,
+        last: BlockId,
+    ) -> Result<FindTraceReply, CallError> {
+        let started = Instant::now();
+        let candidates = self.blocks.readable_blocks(tenant).into_iter().filter(|meta| {
+            (first..=last).contains(&meta.block_id) && request.range.overlaps(meta.start_time.as_second(), meta.end_time.as_second())
+        });
+        let mut found = stream::iter(candidates)
+            .map(|meta| async move {
+                let meter = ReadMeter::default();
+                let found = self.find_in_block(tenant, request, &meta, &meter).await;
+                let part = self.or_skipped(tenant, &meta, found)?;
+                Ok::<_, CallError>((meta.block_id, part, inspection(&meter)))
+            })
+            .buffer_unordered(BLOCKS_AT_ONCE);
+        let mut reply = FindTraceReply::default();
+        while let Some(outcome) = found.next().await {
+            let (block, part, inspection) = outcome?;
+            reply.inspection.add(inspection);
+            match part {
+                Some(part) => reply.parts.extend(part),
+                None => reply.skipped_blocks.push(block),
+            }
+        }
+        observe("traces", tenant, started);
+        Ok(reply)
+    }
+
+    async fn find_in_block(
+        &self,
+        tenant: &TenantId,
+        request: FindTraceRequest,
+        meta: &Arc<BlockMeta>,
+        meter: &ReadMeter,
+    ) -> Result<Option<SpanTable>, JobError> {
+        let reader = self.open_blocks.open(tenant, meta, meter).await?;
+        let Some(fetched) = reader.fetch_trace(request.trace_id, meter).await? else { return Ok(None) };
+        Ok(Some(self.on_cpu("decode_trace", move || fetched.decode()).await??))
+    }
+
+    /// Turns a broken block into `None`, logged and counted; other errors go to the caller.
+    fn or_skipped<T>(&self, tenant: &TenantId, meta: &BlockMeta, outcome: Result<T, JobError>) -> Result<Option<T>, CallError> {
+        let error = match outcome {
+            Ok(value) => return Ok(Some(value)),
+            Err(JobError::Call(error)) => return Err(error),
+            Err(JobError::Block(error)) => error,
+        };
+        self.open_blocks.forget(tenant, meta.block_id);
+        if !error.is_corrupt() {
+            return Err(CallError::from_chain(error.class(), &error));
+        }
+        counter!(SKIPPED_BLOCKS, "tenant" => tenant.to_string()).increment(1);
+        warn!(%tenant, block = %meta.block_id, error = &error as &dyn std::error::Error, "broken block left out of a query");
+        Ok(None)
+    }
+
+    pub(super) async fn search_block(
+        &self,
+        tenant: &TenantId,
+        request: &SearchRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<SearchReply, CallError> {
+        let started = Instant::now();
+        let outcome = self.try_search_block(tenant, request, meta, row_groups).await;
+        observe("search", tenant, started);
+        Ok(self.or_skipped(tenant, meta, outcome)?.unwrap_or_default())
+    }
+
+    async fn try_search_block(
+        &self,
+        tenant: &TenantId,
+        request: &SearchRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<SearchReply, JobError> {
+        let plan = Arc::new(plan_search(request)?);
+        if plan.is_noop() {
+            return Ok(SearchReply::default());
+        }
+        let request = Arc::new(request.clone());
+        let order = order_of(&plan);
+        let mut fetch = plan.fetch().clone();
+        if order == SearchOrder::MostRecent || request.needs_trace_times() {
+            fetch.columns.insert(FetchColumn::TraceTimes);
+        }
+        let (conditions, results) = (projection_of(&fetch), projection_of(plan.result_fetch()));
+        let meter = ReadMeter::default();
+        let cancel = CancelOnDrop::default();
+        let reader = self.open_blocks.open(tenant, meta, &meter).await?;
+        let mut collector = SearchCollector::new(request.limit, order);
+        let mut seen = Inspection::default();
+        for group in groups(&reader, row_groups) {
+            if !row_group_may_match(&reader, group, &fetch, &meter).await? {
+                continue;
+            }
+            let fetched = reader.fetch_row_group(group, &conditions, None, &meter).await?;
+            let task = (Arc::clone(&plan), Arc::clone(&request), Arc::clone(&cancel.0));
+            let (kept, matches) = self
+                .on_cpu("search_row_group", move || {
+                    let (plan, request, cancelled) = task;
+                    let table = fetched.decode()?;
+                    let matches = wanted_matches(&plan, &request, &table, &collector, &cancelled)?;
+                    Ok::<_, JobError>((collector, matches))
+                })
+                .await??;
+            collector = kept;
+            seen.add(inspection_of(matches.inspected));
+            if matches.traces.is_empty() {
+                continue;
+            }
+            let rows = RowSelection::from_rows(matches.rows());
+            let fetched = reader.fetch_row_group(group, &results, Some(&rows), &meter).await?;
+            let plan = Arc::clone(&plan);
+            let found = self.on_cpu("show_matches", move || show(&plan, &fetched, &matches)).await??;
+            found.into_iter().for_each(|hit| collector.add(hit));
+            // Row groups are not ordered by time: only a search without order ends early.
+            if order == SearchOrder::FirstFound && collector.can_stop(u32::MAX) {
+                break;
+            }
+        }
+        let inspection = Inspection { traces: seen.traces, spans: seen.spans, ..inspection(&meter) };
+        Ok(SearchReply { hits: collector.finish(), inspection })
+    }
+
+    pub(super) async fn tag_names_of_block(
+        &self,
+        tenant: &TenantId,
+        request: &TagNamesRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<TagNamesReply, CallError> {
+        let started = Instant::now();
+        let outcome = self.try_tag_names(tenant, request, meta, row_groups).await;
+        observe("tags", tenant, started);
+        Ok(self.or_skipped(tenant, meta, outcome)?.unwrap_or_default())
+    }
+
+    async fn try_tag_names(
+        &self,
+        tenant: &TenantId,
+        request: &TagNamesRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<TagNamesReply, JobError> {
+        let selection = Arc::new(tag_selection(&request.filter));
+        let projection = projection_of(&selection.names_fetch(&request.scopes));
+        let meter = ReadMeter::default();
+        let reader = self.open_blocks.open(tenant, meta, &meter).await?;
+        let mut names = TagNames::new(request.limits);
+        for group in groups(&reader, row_groups) {
+            let fetched = reader.fetch_row_group(group, &projection, None, &meter).await?;
+            let (selection, scopes) = (Arc::clone(&selection), request.scopes.clone());
+            names = self
+                .on_cpu("tag_names", move || {
+                    engine::tag_names(&fetched.decode()?, &scopes, &selection, &mut names);
+                    Ok::<_, BlockReadError>(names)
+                })
+                .await??;
+            if names.is_exhausted() {
+                break;
+            }
+        }
+        Ok(TagNamesReply { truncated: names.is_exhausted(), names: names.into_scopes().collect(), inspection: inspection(&meter) })
+    }
+
+    pub(super) async fn tag_values_of_block(
+        &self,
+        tenant: &TenantId,
+        request: &TagValuesRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<TagValuesReply, CallError> {
+        let started = Instant::now();
+        let outcome = self.try_tag_values(tenant, request, meta, row_groups).await;
+        observe("tag_values", tenant, started);
+        Ok(self.or_skipped(tenant, meta, outcome)?.unwrap_or_default())
+    }
+
+    async fn try_tag_values(
+        &self,
+        tenant: &TenantId,
+        request: &TagValuesRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<TagValuesReply, JobError> {
+        let selection = Arc::new(tag_selection(&request.filter));
+        let projection = projection_of(&selection.values_fetch(&request.attribute));
+        let meter = ReadMeter::default();
+        let reader = self.open_blocks.open(tenant, meta, &meter).await?;
+        let mut values = TagValues::new(request.limits);
+        for group in groups(&reader, row_groups) {
+            let fetched = reader.fetch_row_group(group, &projection, None, &meter).await?;
+            let (selection, attribute) = (Arc::clone(&selection), request.attribute.clone());
+            values = self
+                .on_cpu("tag_values", move || {
+                    engine::tag_values(&fetched.decode()?, &attribute, &selection, &mut values);
+                    Ok::<_, BlockReadError>(values)
+                })
+                .await??;
+            if values.is_exhausted() {
+                break;
+            }
+        }
+        Ok(TagValuesReply { truncated: values.is_exhausted(), values: values.into_values(), inspection: inspection(&meter) })
+    }
+}
+
+/// Decodes what results show and builds the hits.
+fn show(plan: &Plan, fetched: &FetchedRowGroup, matches: &engine::Matches) -> Result<Vec<crate::traceql::result::TraceHit>, BlockReadError> {
+    Ok(hits(plan, matches, &fetched.decode()?, HitRows::MatchesOnly))
+}
+
+/// Returns the row groups of a job that the file has.
+fn groups(reader: &BlockReader, row_groups: Range<usize>) -> Range<usize> {
+    row_groups.start.min(reader.row_groups())..row_groups.end.min(reader.row_groups())
+}
+
+fn inspection(meter: &ReadMeter) -> Inspection {
+    let cost = meter.cost();
+    Inspection { bytes: cost.bytes, backend_reads: cost.requests, backend_bytes: cost.bytes, ..Inspection::default() }
+}
+
+fn observe(operation: &'static str, tenant: &TenantId, started: Instant) {
+    histogram!(BACKEND_PROCESSING, "operation" => operation, "tenant" => tenant.to_string()).record(started.elapsed());
+}

@@ -1,0 +1,144 @@
+//! From what a query needs to what a block decodes, and which row groups need not be decoded at all.
+
+use crate::tempodb::block::error::BlockReadError;
+use crate::tempodb::block::projection::{AttrKey, AttrSelection, Projection, ValueKinds};
+use crate::tempodb::block::prune::{IntColumn, Range, StringColumn};
+use crate::tempodb::block::read::{BlockReader, ReadMeter};
+use crate::tempodb::block::schema::Level;
+use crate::traceql::engine::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest, SERVICE_NAME};
+
+/// Returns the columns to decode for `spec`.
+pub(super) fn projection_of(spec: &FetchSpec) -> Projection {
+    let mut projection = Projection::default();
+    for column in &spec.columns {
+        add_column(&mut projection, *column);
+    }
+    projection.resources.attrs = selection_of(&spec.resource_attributes);
+    projection.scopes.attrs = selection_of(&spec.scope_attributes);
+    projection.spans.attrs = selection_of(&spec.span_attributes);
+    projection.events.attrs = selection_of(&spec.event_attributes);
+    projection.links.attrs = selection_of(&spec.link_attributes);
+    projection
+}
+
+fn selection_of(keys: &FetchKeys) -> AttrSelection {
+    match keys {
+        FetchKeys::All => AttrSelection::All,
+        FetchKeys::Only(keys) if keys.is_empty() => AttrSelection::None,
+        FetchKeys::Only(keys) => {
+            AttrSelection::Keys(keys.iter().map(|(key, kinds)| AttrKey { key: key.as_bytes().to_vec(), kinds: kinds_of(*kinds) }).collect())
+        }
+    }
+}
+
+fn kinds_of(kinds: FetchKinds) -> ValueKinds {
+    if kinds == FetchKinds::ALL {
+        return ValueKinds::ALL;
+    }
+    let wanted =
+        [(kinds.strings, ValueKinds::STR), (kinds.ints, ValueKinds::INT), (kinds.floats, ValueKinds::DOUBLE), (kinds.bools, ValueKinds::BOOL)];
+    wanted.into_iter().filter(|(wanted, _)| *wanted).fold(ValueKinds::NONE, |all, (_, kind)| all.union(kind))
+}
+
+fn add_column(projection: &mut Projection, column: FetchColumn) {
+    let Projection { traces, resources, scopes, spans, events, links } = projection;
+    match column {
+        FetchColumn::TraceTimes => (traces.start, traces.end, traces.duration) = (true, true, true),
+        FetchColumn::RootServiceName => traces.root_service_name = true,
+        FetchColumn::RootSpanName => traces.root_span_name = true,
+        FetchColumn::ServiceStats => traces.service_stats = true,
+        FetchColumn::ServiceName => resources.service_name = true,
+        FetchColumn::ScopeName => scopes.name = true,
+        FetchColumn::ScopeVersion => scopes.version = true,
+        FetchColumn::SpanId => spans.span_id = true,
+        FetchColumn::ParentSpanId => spans.parent_span_id = true,
+        FetchColumn::NestedSet => spans.nested_set = true,
+        FetchColumn::ChildCount => spans.child_count = true,
+        FetchColumn::SpanName => spans.name = true,
+        FetchColumn::Kind => spans.kind = true,
+        FetchColumn::SpanStart => spans.start = true,
+        FetchColumn::SpanDuration => spans.duration = true,
+        FetchColumn::StatusCode => spans.status_code = true,
+        FetchColumn::StatusMessage => spans.status_message = true,
+        FetchColumn::EventOffsets => events.offsets = true,
+        FetchColumn::LinkOffsets => links.offsets = true,
+        FetchColumn::EventName => events.name = true,
+        FetchColumn::EventTime => events.time_since_start = true,
+        FetchColumn::LinkTraceId => links.trace_id = true,
+        FetchColumn::LinkSpanId => links.span_id = true,
+    }
+}
+
+/// Whether a trace of the row group may match, by statistics and dictionaries. Reads dictionaries only where the statistics do not decide.
+pub(super) async fn row_group_may_match(reader: &BlockReader, group: usize, spec: &FetchSpec, meter: &ReadMeter) -> Result<bool, BlockReadError> {
+    for condition in &spec.conditions {
+        if let (FetchTarget::Column(column), FetchTest::Numbers(wanted)) = (&condition.target, &condition.test)
+            && let Some(column) = int_column(*column)
+        {
+            let may = match reader.int_range(group, &column)? {
+                Range::Empty => false,
+                Range::Unknown => true,
+                Range::Within(known) => known.min <= i128::from(*wanted.end()) && known.max >= i128::from(*wanted.start()),
+            };
+            if !may {
+                return Ok(false);
+            }
+        }
+    }
+    for condition in &spec.conditions {
+        if !strings_may_match(reader, group, condition, meter).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn strings_may_match(reader: &BlockReader, group: usize, condition: &FetchCondition, meter: &ReadMeter) -> Result<bool, BlockReadError> {
+    let FetchTest::Strings(wanted) = &condition.test else { return Ok(true) };
+    let test = |value: &[u8]| wanted.iter().any(|wanted| wanted.as_bytes() == value);
+    for column in string_columns(&condition.target) {
+        let Some(column) = column else { return Ok(true) };
+        if reader.row_group_may_contain(group, &column, &test, meter).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn int_column(column: FetchColumn) -> Option<IntColumn> {
+    match column {
+        FetchColumn::SpanStart => Some(IntColumn::SpanStart),
+        FetchColumn::SpanDuration => Some(IntColumn::SpanDuration),
+        FetchColumn::Kind => Some(IntColumn::SpanKind),
+        FetchColumn::StatusCode => Some(IntColumn::StatusCode),
+        FetchColumn::EventTime => Some(IntColumn::EventTimeSinceStart),
+        _ => None,
+    }
+}
+
+/// The columns of which any may hold the value; `None` stands for one that cannot be tested.
+fn string_columns(target: &FetchTarget) -> Vec<Option<StringColumn>> {
+    let attribute = |level, key: &str| StringColumn::Attr(level, key.as_bytes().to_vec());
+    let resource = |key: &str| if key == SERVICE_NAME { StringColumn::ServiceName } else { attribute(Level::Resource, key) };
+    match target {
+        FetchTarget::Column(column) => vec![match column {
+            FetchColumn::RootServiceName => Some(StringColumn::RootServiceName),
+            FetchColumn::RootSpanName => Some(StringColumn::RootSpanName),
+            FetchColumn::ServiceName => Some(StringColumn::ServiceName),
+            FetchColumn::ScopeName => Some(StringColumn::ScopeName),
+            FetchColumn::ScopeVersion => Some(StringColumn::ScopeVersion),
+            FetchColumn::SpanName => Some(StringColumn::SpanName),
+            FetchColumn::EventName => Some(StringColumn::EventName),
+            _ => None,
+        }],
+        FetchTarget::TraceId => vec![None],
+        FetchTarget::Attribute(level, key) => vec![Some(match level {
+            AttributeLevel::Resource => resource(key),
+            AttributeLevel::Scope => attribute(Level::Scope, key),
+            AttributeLevel::Span => attribute(Level::Span, key),
+            AttributeLevel::Event => attribute(Level::Event, key),
+            AttributeLevel::Link => attribute(Level::Link, key),
+        })],
+        FetchTarget::SpanOrResource(key) => vec![Some(resource(key)), Some(attribute(Level::Span, key))],
+    }
+}

@@ -1,0 +1,19 @@
+//! What is known of the blocks of a tenant without reading them.
+
+use std::sync::Arc;
+
+use crate::model::ids::TenantId;
+use crate::tempodb::block::meta::BlockMeta;
+
+/// The block list as last polled.
+pub trait BlockList: Send + Sync + 'static {
+    /// Returns the blocks that are not compacted away: together they hold everything once.
+    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>>;
+
+    /// Returns the live blocks and those compacted so recently that the list of another process may lag: nothing is missing in them, and some is twice.
+    fn readable_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        self.live_blocks(tenant)
+    }
+}
+
+pub type BlockListPort = Arc<dyn BlockList>;

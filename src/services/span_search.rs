@@ -1,0 +1,111 @@
+//! Search and tag jobs over tables in memory: what live-stores and ingesters answer with. CPU work; run it on the pool.
+//!
+//! A trace may be spread over several tables; its hits are merged.
+
+use std::sync::atomic::AtomicBool;
+
+use crate::base::error_class::ErrorClass;
+use crate::model::span_table::SpanTable;
+use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
+use crate::services::rpc::status::CallError;
+use crate::traceql::autocomplete::extract_conditions;
+use crate::traceql::engine::{self, EngineError, EvaluateOptions, HitRows, Inspected, Matches, Plan, TagSelection, evaluate, hits};
+use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
+use crate::traceql::tags::{TagNames, TagValues};
+
+/// Returns the plan of a search job. Fails with [`ErrorClass::Invalid`] or, for parts of the language that are not built, [`ErrorClass::Unsupported`].
+pub fn plan_search(request: &SearchRequest) -> Result<Plan, CallError> {
+    let query = crate::traceql::compile(&request.query)
+        .map_err(|error| CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}")))?;
+    Plan::new(&query).map_err(engine_error)
+}
+
+/// Returns the order in which a plan wants its results.
+pub fn order_of(plan: &Plan) -> SearchOrder {
+    if plan.most_recent() { SearchOrder::MostRecent } else { SearchOrder::FirstFound }
+}
+
+pub fn engine_error(error: EngineError) -> CallError {
+    CallError::from_chain(error.class(), &error)
+}
+
+/// Returns the selection of a tag job; a filter that cannot be understood selects all spans.
+pub fn tag_selection(filter: &str) -> TagSelection {
+    extract_conditions(filter, usize::MAX).map(|filter| TagSelection::new(&filter)).unwrap_or_default()
+}
+
+/// Evaluates one table and keeps only matches that would change the answer.
+pub fn wanted_matches(
+    plan: &Plan,
+    request: &SearchRequest,
+    table: &SpanTable,
+    collector: &SearchCollector,
+    cancelled: &AtomicBool,
+) -> Result<Matches, CallError> {
+    let rows = request.rows(table);
+    let options = EvaluateOptions { rows: rows.as_ref(), spans_per_span_set: request.spans_per_span_set, cancelled };
+    let mut matches = evaluate(plan, table, options).map_err(engine_error)?;
+    matches.traces.retain(|trace| collector.wants(trace.trace_id, trace.start_unix_nanos));
+    match order_of(plan) {
+        SearchOrder::MostRecent => matches.keep_newest(request.limit),
+        // Known traces are merged and take no room; their number is bounded by the limit as well.
+        SearchOrder::FirstFound => matches.traces.truncate(request.limit.saturating_mul(2)),
+    }
+    Ok(matches)
+}
+
+/// Returns the inspection of an evaluation in memory.
+pub fn inspection_of(inspected: Inspected) -> Inspection {
+    Inspection { traces: inspected.traces, spans: inspected.spans, bytes: inspected.bytes, ..Inspection::default() }
+}
+
+/// Searches `tables`, newest data first.
+pub fn search_tables<'a>(
+    tables: impl IntoIterator<Item = &'a SpanTable>,
+    request: &SearchRequest,
+    cancelled: &AtomicBool,
+) -> Result<SearchReply, CallError> {
+    let plan = plan_search(request)?;
+    let mut collector = SearchCollector::new(request.limit, order_of(&plan));
+    let mut inspection = Inspection::default();
+    for table in tables {
+        let matches = wanted_matches(&plan, request, table, &collector, cancelled)?;
+        inspection.add(inspection_of(matches.inspected));
+        hits(&plan, &matches, table, HitRows::Same).into_iter().for_each(|hit| collector.add(hit));
+        // Nothing is known about the times of the tables that are left, so only a search without order ends early.
+        if collector.can_stop(u32::MAX) {
+            break;
+        }
+    }
+    Ok(SearchReply { hits: collector.finish(), inspection })
+}
+
+/// Collects tag names of `tables`.
+pub fn tag_names_of<'a>(tables: impl IntoIterator<Item = &'a SpanTable>, request: &TagNamesRequest) -> TagNamesReply {
+    let selection = tag_selection(&request.filter);
+    let mut names = TagNames::new(request.limits);
+    let mut inspection = Inspection::default();
+    for table in tables {
+        if names.is_exhausted() {
+            break;
+        }
+        inspection.bytes += table.memory_bytes() as u64;
+        engine::tag_names(table, &request.scopes, &selection, &mut names);
+    }
+    TagNamesReply { truncated: names.is_exhausted(), names: names.into_scopes().collect(), inspection }
+}
+
+/// Collects values of a tag of `tables`.
+pub fn tag_values_of<'a>(tables: impl IntoIterator<Item = &'a SpanTable>, request: &TagValuesRequest) -> TagValuesReply {
+    let selection = tag_selection(&request.filter);
+    let mut values = TagValues::new(request.limits);
+    let mut inspection = Inspection::default();
+    for table in tables {
+        if values.is_exhausted() {
+            break;
+        }
+        inspection.bytes += table.memory_bytes() as u64;
+        engine::tag_values(table, &request.attribute, &selection, &mut values);
+    }
+    TagValuesReply { truncated: values.is_exhausted(), values: values.into_values(), inspection }
+}
