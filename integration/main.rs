@@ -1,1 +1,3 @@
+//! End-to-end tests, one binary; each module is a subject.
 
+mod query_blocks;

@@ -14,8 +14,6 @@ pub mod metrics;
 mod open_blocks;
 mod projection;
 
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

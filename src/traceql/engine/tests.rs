@@ -380,9 +380,11 @@ mod against_reference {
         prop::collection::vec(prop::collection::vec(arb_span(), 1..8), 1..6).prop_map(|traces| {
             let mut next_span = 10_u64;
             let number = |spans: Vec<TestSpan>, trace: usize| {
-                let spans = spans.into_iter().map(|span| {
+                let spans = spans.into_iter().enumerate().map(|(index, span)| {
                     next_span += 1;
-                    TestSpan { id: SpanId(next_span.to_be_bytes()), ..span }
+                    // which of several roots counts depends on the storage order
+                    let parent = if index > 0 && span.parent.is_none() { SpanId([9; 8]) } else { span.parent };
+                    TestSpan { id: SpanId(next_span.to_be_bytes()), parent, ..span }
                 });
                 TestTrace { id: TraceId([trace as u8 + 1; 16]), spans: spans.collect() }
             };
@@ -446,7 +448,9 @@ mod against_reference {
 
         #[test]
         fn filters_keep_the_same_spans(filter in arb_filter(), traces in arb_traces()) {
-            let Ok(query) = compile(&format!("{{ {filter} }}")) else { return Ok(()) };
+            let query = compile(&format!("{{ {filter} }}"));
+            prop_assume!(query.is_ok());
+            let query = query.unwrap();
             let QueryBody::Search(pipeline) = &query.body else { unreachable!() };
             let [Stage::Spanset(SpansetExpr::Filter(expr))] = pipeline.stages.as_slice() else { unreachable!() };
             let mut expected: Vec<SpanId> = traces
@@ -463,7 +467,9 @@ mod against_reference {
 
         #[test]
         fn repeated_dictionary_entries_change_nothing(filter in arb_filter(), traces in arb_traces()) {
-            let Ok(query) = compile(&format!("{{ {filter} }} | by(.k) | count() > 0")) else { return Ok(()) };
+            let query = compile(&format!("{{ {filter} }} | by(.k) | count() > 0"));
+            prop_assume!(query.is_ok());
+            let query = query.unwrap();
             let plan = Plan::new(&query).unwrap();
             let table = table_of(&traces);
             let mut repeated = table.clone();
@@ -473,7 +479,9 @@ mod against_reference {
 
         #[test]
         fn selected_rows_and_two_passes_agree_with_one(filter in arb_filter(), traces in arb_traces(), keep in any::<u8>()) {
-            let Ok(query) = compile(&format!("{{ {filter} }} | select(name, span.l, event.k)")) else { return Ok(()) };
+            let query = compile(&format!("{{ {filter} }} | select(name, span.l, event.k)"));
+            prop_assume!(query.is_ok());
+            let query = query.unwrap();
             let plan = Plan::new(&query).unwrap();
             let rows = |row: usize| keep >> row & 1 == 1;
             let table = table_of(&traces);
@@ -485,6 +493,40 @@ mod against_reference {
             let matches = evaluate(&plan, &table, options).unwrap();
             let matching: Vec<TestTrace> = matches.rows().map(|row| traces[row].clone()).collect();
             prop_assert_eq!(hits(&plan, &matches, &table_of(&matching), HitRows::MatchesOnly), expected);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_not_fetched_is_not_missed(filter in arb_filter(), other in arb_leaf(), traces in arb_traces()) {
+            let text = format!("{{ {filter} }} && {{ {other} }} | by(.m) | select(span.k, kind, event:name)");
+            let query = compile(&text);
+            prop_assume!(query.is_ok());
+            let query = query.unwrap();
+            let plan = Plan::new(&query).unwrap();
+            let table = table_of(&traces);
+            let expected = search(&plan, &table, 1000).unwrap();
+            let cancelled = AtomicBool::new(false);
+            let options = EvaluateOptions { rows: None, spans_per_span_set: 1000, cancelled: &cancelled };
+            let matches = evaluate(&plan, &projected::project(&table, plan.fetch()), options).unwrap();
+            prop_assert_eq!(hits(&plan, &matches, &projected::project(&table, plan.result_fetch()), HitRows::Same), expected, "{}", query);
+        }
+
+        #[test]
+        fn matching_traces_satisfy_the_conditions_for_storage(filter in arb_filter(), traces in arb_traces()) {
+            let query = compile(&format!("{{ {filter} }}"));
+            prop_assume!(query.is_ok());
+            let query = query.unwrap();
+            let plan = Plan::new(&query).unwrap();
+            for hit in search(&plan, &table_of(&traces), 1).unwrap() {
+                let trace = traces.iter().find(|trace| trace.id == hit.trace_id).unwrap();
+                let table = table_of(std::slice::from_ref(trace));
+                for condition in &plan.fetch().conditions {
+                    prop_assert!(!projected::may_be_skipped(&table, condition), "{} skips by {:?}", query, condition);
+                }
+            }
         }
     }
 
@@ -510,4 +552,232 @@ mod against_reference {
             }
         }
     }
+}
+
+/// What storage delivers for a projection, done on tables in memory.
+mod projected {
+    use crate::model::span_table::{Attrs, Offsets, Value};
+    use crate::traceql::engine::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest};
+
+    use super::*;
+
+    /// Returns `table` without what `fetch` does not name.
+    pub(super) fn project(table: &SpanTable, fetch: &FetchSpec) -> SpanTable {
+        let mut out = table.clone();
+        let without = |column: FetchColumn| !fetch.columns.contains(&column);
+        macro_rules! clear {
+            ($column:ident: $($field:expr),+) => {
+                if without(FetchColumn::$column) {
+                    $($field = Default::default();)+
+                }
+            };
+        }
+        clear!(TraceTimes: out.traces.start_unix_nanos, out.traces.end_unix_nanos, out.traces.duration_nanos);
+        clear!(RootServiceName: out.traces.root_service_name);
+        clear!(RootSpanName: out.traces.root_span_name);
+        clear!(ServiceStats: out.traces.service_stats, out.traces.service_stats_of);
+        clear!(ServiceName: out.resources.service_name);
+        clear!(ScopeName: out.scopes.name);
+        clear!(ScopeVersion: out.scopes.version);
+        clear!(SpanId: out.spans.span_id);
+        clear!(ParentSpanId: out.spans.parent_span_id);
+        clear!(NestedSet: out.spans.nested_left, out.spans.nested_right, out.spans.nested_parent);
+        clear!(ChildCount: out.spans.child_count);
+        clear!(SpanName: out.spans.name);
+        clear!(Kind: out.spans.kind);
+        clear!(SpanStart: out.spans.start_unix_nanos);
+        clear!(SpanDuration: out.spans.duration_nanos);
+        clear!(StatusCode: out.spans.status_code);
+        clear!(StatusMessage: out.spans.status_message);
+        clear!(EventName: out.events.name);
+        clear!(EventTime: out.events.time_since_start_nanos);
+        clear!(LinkTraceId: out.links.trace_id);
+        clear!(LinkSpanId: out.links.span_id);
+        if without(FetchColumn::EventOffsets) && without(FetchColumn::EventName) && without(FetchColumn::EventTime) {
+            out.spans.events = Offsets::default();
+        }
+        if without(FetchColumn::LinkOffsets) && without(FetchColumn::LinkTraceId) && without(FetchColumn::LinkSpanId) {
+            out.spans.links = Offsets::default();
+        }
+        for (attrs, keys) in [
+            (&mut out.resources.attrs, &fetch.resource_attributes),
+            (&mut out.scopes.attrs, &fetch.scope_attributes),
+            (&mut out.spans.attrs, &fetch.span_attributes),
+            (&mut out.events.attrs, &fetch.event_attributes),
+            (&mut out.links.attrs, &fetch.link_attributes),
+        ] {
+            *attrs = project_attributes(&table.strings, attrs, keys);
+        }
+        out
+    }
+
+    fn project_attributes(strings: &crate::model::strings::StringPool, attrs: &Attrs, keys: &FetchKeys) -> Attrs {
+        let mut out = Attrs::default();
+        if keys.is_empty() {
+            return out;
+        }
+        for owner in 0..attrs.of.len() {
+            for (key, value) in attrs.of_owner(owner) {
+                let kinds = match keys {
+                    FetchKeys::All => Some(&FetchKinds::ALL),
+                    FetchKeys::Only(keys) => keys.get(&*strings.text(key)),
+                };
+                let elements = attrs.elements_of(&value);
+                if kinds.is_some_and(|kinds| elements.first().map_or(*kinds == FetchKinds::ALL, |element| is_of(kinds, element))) {
+                    let value = if let Value::Array { .. } = value { out.array(elements.iter().copied()) } else { value };
+                    out.push(key, value);
+                }
+            }
+            out.close_owner();
+        }
+        out
+    }
+
+    fn is_of(kinds: &FetchKinds, value: &Value) -> bool {
+        match value {
+            Value::Str(_) => kinds.strings,
+            Value::Int(_) => kinds.ints,
+            Value::Double(_) => kinds.floats,
+            Value::Bool(_) => kinds.bools,
+            Value::Array { .. } | Value::Json(_) => false,
+        }
+    }
+
+    /// Whether storage could tell from `table` alone that nothing in it matches.
+    pub(super) fn may_be_skipped(table: &SpanTable, condition: &FetchCondition) -> bool {
+        let attrs_of = |level: AttributeLevel| match level {
+            AttributeLevel::Resource => &table.resources.attrs,
+            AttributeLevel::Scope => &table.scopes.attrs,
+            AttributeLevel::Span => &table.spans.attrs,
+            AttributeLevel::Event => &table.events.attrs,
+            AttributeLevel::Link => &table.links.attrs,
+        };
+        let in_attributes = |level: AttributeLevel, key: &str| {
+            let attrs = attrs_of(level);
+            let pairs = attrs.keys.iter().zip(&attrs.values).filter(|(id, _)| table.strings.text(**id) == key);
+            pairs.flat_map(|(_, value)| if attrs.elements_of(value).is_empty() { vec![*value] } else { attrs.elements_of(value).to_vec() }).any(
+                |value| match (&condition.test, value) {
+                    (FetchTest::Present, _) => true,
+                    (FetchTest::Strings(texts), Value::Str(id)) => texts.iter().any(|text| **text == table.strings.text(id)),
+                    (FetchTest::Numbers(range), Value::Int(number)) => range.contains(&number),
+                    (FetchTest::Numbers(range), Value::Double(number)) => {
+                        let above = *range.start() == i64::MIN || *range.start() as f64 <= number;
+                        above && (*range.end() == i64::MAX || number <= *range.end() as f64)
+                    }
+                    _ => false,
+                },
+            )
+        };
+        let has_text = |column: &[crate::model::strings::StrId]| match &condition.test {
+            FetchTest::Strings(texts) => column.iter().any(|id| texts.iter().any(|text| **text == table.strings.text(*id))),
+            _ => true,
+        };
+        let has_number = |numbers: Vec<i64>| match &condition.test {
+            FetchTest::Numbers(range) => numbers.iter().any(|number| range.contains(number)),
+            _ => true,
+        };
+        let nanos = |column: &[u64]| column.iter().map(|nanos| *nanos as i64).collect::<Vec<_>>();
+        let ints = |column: &[i32]| column.iter().map(|number| i64::from(*number)).collect::<Vec<_>>();
+        let passes = match &condition.target {
+            FetchTarget::TraceId => match &condition.test {
+                FetchTest::TraceIds(ids) => table.traces.ids.iter().any(|id| ids.contains(id)),
+                _ => true,
+            },
+            FetchTarget::Attribute(level, key) => in_attributes(*level, key),
+            FetchTarget::SpanOrResource(key) => {
+                let in_column = &**key == "service.name" && has_text(&table.resources.service_name);
+                in_column || in_attributes(AttributeLevel::Span, key) || in_attributes(AttributeLevel::Resource, key)
+            }
+            FetchTarget::Column(column) => match column {
+                FetchColumn::TraceTimes => has_number(nanos(&table.traces.duration_nanos)),
+                FetchColumn::RootServiceName => has_text(&table.traces.root_service_name),
+                FetchColumn::RootSpanName => has_text(&table.traces.root_span_name),
+                FetchColumn::ServiceName => has_text(&table.resources.service_name),
+                FetchColumn::ScopeName => has_text(&table.scopes.name),
+                FetchColumn::ScopeVersion => has_text(&table.scopes.version),
+                FetchColumn::ChildCount => has_number(ints(&table.spans.child_count)),
+                FetchColumn::SpanName => has_text(&table.spans.name),
+                FetchColumn::Kind => has_number(ints(&table.spans.kind)),
+                FetchColumn::SpanDuration => has_number(nanos(&table.spans.duration_nanos)),
+                FetchColumn::StatusCode => has_number(ints(&table.spans.status_code)),
+                FetchColumn::StatusMessage => has_text(&table.spans.status_message),
+                FetchColumn::EventName => has_text(&table.events.name),
+                FetchColumn::EventTime => has_number(nanos(&table.events.time_since_start_nanos)),
+                other => panic!("no condition is made for {other:?}"),
+            },
+        };
+        !passes
+    }
+}
+
+#[test]
+fn tags_come_from_passing_spans() {
+    use crate::traceql::autocomplete::{extract_conditions, parse_tag};
+    use crate::traceql::tags::{TagLimits, TagNames, TagScope, TagValues};
+
+    let document: Yaml = serde_norway::from_str(EXAMPLES).unwrap();
+    let table = table_of(&Fixture::new(&document["fixture"]).traces);
+    let names = |scope: TagScope, filter: &str| {
+        let selection = TagSelection::new(&extract_conditions(filter, 100).unwrap());
+        let mut names = TagNames::new(TagLimits::default());
+        tag_names(&projected::project(&table, &selection.names_fetch(&[scope])), &[scope], &selection, &mut names);
+        names.into_flat().iter().map(|name| name.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let values = |tag: &str, filter: &str| {
+        let (tag, selection) = (parse_tag(tag).unwrap(), TagSelection::new(&extract_conditions(filter, 100).unwrap()));
+        let mut values = TagValues::new(TagLimits::default());
+        tag_values(&projected::project(&table, &selection.values_fetch(&tag)), &tag, &selection, &mut values);
+        values.into_values().iter().map(|value| format!("{}:{}", value.kind, value.text)).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(TagScope::Resource, ""), "cluster foo replicas service.name");
+    assert_eq!(names(TagScope::Resource, "{ name = `job` }"), "service.name");
+    assert_eq!(names(TagScope::Span, "{ kind = consumer || name = `fetch` }"), "db.rows foo");
+    assert_eq!(names(TagScope::Event, ""), "level");
+    assert_eq!(names(TagScope::Link, "{ span.foo = `bar` && .unfinished = "), "rel");
+    assert_eq!(names(TagScope::Instrumentation, "{ resource.cluster = `eu-2` && status = error }"), "");
+    assert_eq!(values("resource.service.name", ""), "string:batch string:cart string:db string:shop");
+    assert_eq!(values(".foo", "{ resource.service.name = `shop` }"), "string:bar string:res-foo");
+    assert_eq!(values("span.foo", ""), "int:7 string:bar string:baz");
+    assert_eq!(values("span.tags", ""), "string:blue string:green string:red");
+    assert_eq!(values("span.ratio", ""), "float:0.5 float:1.5 float:2.0");
+    assert_eq!(values("span.retry", ""), "bool:false bool:true");
+    assert_eq!(values("name", "{ status = error }"), "string:POST /pay string:save");
+    assert_eq!(values("event.level", "{ name = `GET /cart` }"), "string:error string:info");
+    assert_eq!(values("status", ""), "");
+}
+
+#[test]
+fn unsupported_and_cancelled_queries_are_refused() {
+    let plan = |query: &str| Plan::new(&compile(query).unwrap()).map(|_| ());
+    assert_eq!(plan("{} >> {}"), Err(EngineError::Unsupported("structural operators")));
+    assert_eq!(plan("{} | rate()").unwrap_err().to_string(), "metrics evaluation not supported yet");
+    let cancelled = AtomicBool::new(true);
+    let options = EvaluateOptions { rows: None, spans_per_span_set: 0, cancelled: &cancelled };
+    let table = table_of(&[TestTrace { id: TraceId([1; 16]), spans: vec![TestSpan { id: SpanId([1; 8]), ..TestSpan::default() }] }]);
+    assert_eq!(evaluate(&Plan::new(&compile("{}").unwrap()).unwrap(), &table, options), Err(EngineError::Cancelled));
+    let grouped = Plan::new(&compile("({} | by(name)) && ({})").unwrap()).unwrap();
+    assert_eq!(search(&grouped, &table_of(&two_names()), 0), Err(EngineError::MultipleSpansets));
+}
+
+fn two_names() -> Vec<TestTrace> {
+    let span = |id: u8, name: &str| TestSpan { id: SpanId([id; 8]), name: name.to_owned(), ..TestSpan::default() };
+    vec![TestTrace { id: TraceId([1; 16]), spans: vec![span(1, "a"), span(2, "b")] }]
+}
+
+#[test]
+fn default_cut_and_newest_traces() {
+    let span = |id: u8, start: u64| TestSpan { id: SpanId([id; 8]), start_unix_nanos: start, ..TestSpan::default() };
+    let traces: Vec<TestTrace> =
+        [(1, 30), (2, 10), (3, 20)].map(|(id, start)| TestTrace { id: TraceId([id; 16]), spans: (1..=5).map(|span_id| span(span_id, start)).collect() }).into();
+    let table = table_of(&traces);
+    let cancelled = AtomicBool::new(false);
+    let plan = Plan::new(&compile("{} with (most_recent=true)").unwrap()).unwrap();
+    assert!(plan.most_recent());
+    let mut matches = evaluate(&plan, &table, EvaluateOptions { rows: None, spans_per_span_set: 0, cancelled: &cancelled }).unwrap();
+    assert_eq!((matches.inspected.traces, matches.inspected.spans), (3, 15));
+    matches.keep_newest(2);
+    assert_eq!(matches.rows().collect::<Vec<_>>(), [0, 2]);
+    let set = &hits(&plan, &matches, &table, HitRows::Same)[1].span_sets[0];
+    assert_eq!((set.spans.len(), set.matched), (DEFAULT_SPANS_PER_SPAN_SET, 5));
+    assert!(Plan::new(&compile("{ false } | {}").unwrap()).unwrap().is_noop());
 }
