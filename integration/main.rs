@@ -3,7 +3,7 @@
 //! Shared pieces: [`process`] starts and kills the binary, [`client`] talks to it, [`otlp`] builds traces and brings answers into one
 //! comparable form, [`parts`] runs programs from outside, [`wait`] waits for conditions.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::expect_used, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and print what helps")]
 
 mod client;
 mod otlp;
@@ -20,5 +20,6 @@ mod operations;
 mod outside_clients;
 mod own_blocks;
 mod push_and_find;
+mod query_blocks;
 mod start_errors;
 mod tenancy;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::otlp;
 use crate::parts;
 use crate::process::Place;
+use crate::wait::{VISIBLE, eventually};
 
 /// What an independent reader finds in the data of some blocks; fails when it cannot read all of it.
 pub(crate) fn describe(blocks: &[PathBuf]) -> Vec<Value> {
@@ -45,6 +46,8 @@ fn columns_are_those_of_tempo_and_every_row_can_be_read() {
             _ => (),
         }
         tempo.client().push(&trace);
+        // Only what is live is flushed.
+        eventually("live", VISIBLE, || !tempo.client().trace(&id).is_empty());
     }
     tempo.flush();
     let blocks = place.blocks_of("single-tenant");

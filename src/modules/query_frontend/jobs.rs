@@ -196,7 +196,7 @@ fn adjusted(error: CallError) -> CallError {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_failures_of_ours_are_retried() {
         for (class, expected_calls, expected_class) in [
             (ErrorClass::Internal, 2, ErrorClass::Internal),

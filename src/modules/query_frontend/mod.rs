@@ -34,7 +34,6 @@ use regex::Regex;
 
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
-use crate::model::ids::TenantId;
 use crate::services::rpc::block_list::BlockListPort;
 use crate::services::rpc::querier::QuerierPort;
 use crate::services::rpc::search::Inspection;

@@ -283,3 +283,95 @@ fn status_name(code: i32) -> std::borrow::Cow<'static, str> {
         other => other.to_string().into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::otlp_table::{Fragment, build_table};
+
+    /// Attribute values of every kind on a resource, a scope, a span, an event and a link.
+    fn sample() -> (TraceId, Vec<u8>) {
+        let trace_id = TraceId([7; 16]);
+        let values = [
+            r#"{"stringValue":"x"}"#,
+            r#"{"intValue":"-5"}"#,
+            r#"{"doubleValue":0.5}"#,
+            r#"{"boolValue":false}"#,
+            r#"{"bytesValue":"AP8Q"}"#,
+            r#"{"arrayValue":{"values":[{"stringValue":"a"},{"stringValue":""}]}}"#,
+            r#"{"arrayValue":{"values":[{"intValue":"1"},{"stringValue":"a"}]}}"#,
+            r#"{"kvlistValue":{"values":[{"key":"k","value":{"boolValue":true}}]}}"#,
+            r#"{"arrayValue":{}}"#,
+            "{}",
+        ];
+        let attributes = |out: &mut ProtoWriter, list: Field| {
+            out.messages(list, values.iter().enumerate(), |out, (index, json)| {
+                let value = super::super::any_value::AnyValue::from_protobuf_json(json.as_bytes());
+                super::super::any_value::write_key_value(out, format!("k{index}").as_bytes(), &value);
+            });
+        };
+        let bytes = ProtoWriter::encode(|out| {
+            out.message(field(1, "resourceSpans"), |out| {
+                out.message(field(1, "resource"), |out| attributes(out, field(1, "attributes")));
+                out.message(field(2, "scopeSpans"), |out| {
+                    out.message(field(1, "scope"), |out| {
+                        out.text(field(1, "name"), b"lib");
+                        attributes(out, field(3, "attributes"));
+                    });
+                    out.message(field(2, "spans"), |out| {
+                        out.put_bytes(field(1, "traceId"), &trace_id.0);
+                        out.put_bytes(field(2, "spanId"), &[1; 8]);
+                        out.put_text(field(5, "name"), b"op");
+                        out.put_enum(field(6, "kind"), 3, "");
+                        out.put_fixed64(field(7, "start"), 1_000);
+                        out.put_fixed64(field(8, "end"), 3_000);
+                        attributes(out, field(9, "attributes"));
+                        out.message(field(11, "events"), |out| {
+                            out.put_fixed64(field(1, "time"), 1_500);
+                            attributes(out, field(3, "attributes"));
+                        });
+                        out.uint32(field(12, "droppedEventsCount"), 3);
+                        out.message(field(13, "links"), |out| {
+                            out.put_bytes(field(1, "traceId"), &[9; 16]);
+                            out.put_bytes(field(2, "spanId"), &[2; 8]);
+                            attributes(out, field(4, "attributes"));
+                        });
+                        out.message(field(15, "status"), |out| out.put_enum(field(3, "code"), 2, ""));
+                    });
+                });
+            });
+        });
+        (trace_id, bytes)
+    }
+
+    #[test]
+    fn a_trace_comes_back_as_it_was_sent() {
+        let (trace_id, bytes) = sample();
+        let table = build_table(vec![Fragment { trace_id, trace: &bytes }]).table;
+        let trace = TraceOutput::whole(&table, 0);
+        assert_eq!(trace.to_proto(), bytes);
+        assert_eq!(trace.proto_bytes(), bytes.len());
+    }
+
+    #[test]
+    fn json_has_the_known_fields_in_order() {
+        let (trace_id, bytes) = sample();
+        let table = build_table(vec![Fragment { trace_id, trace: &bytes }]).table;
+        let json = String::from_utf8(TraceOutput::whole(&table, 0).to_json(ResourceListName::Batches)).unwrap();
+        assert!(json.starts_with(r#"{"batches":[{"resource":{"attributes":[{"key":"k0","value":{"stringValue":"x"}},{"key":"k1","value":{"intValue":"-5"}}"#));
+        let span = r#""spans":[{"traceId":"BwcHBwcHBwcHBwcHBwcHBw==","spanId":"AQEBAQEBAQE=","name":"op","kind":"SPAN_KIND_CLIENT","startTimeUnixNano":"1000","endTimeUnixNano":"3000","attributes":["#;
+        assert!(json.contains(span), "{json}");
+        assert!(json.ends_with(r#""status":{"code":"STATUS_CODE_ERROR"}}]}]}]}"#), "{json}");
+    }
+
+    #[test]
+    fn left_out_spans_take_empty_scopes_with_them() {
+        let (trace_id, bytes) = sample();
+        let table = build_table(vec![Fragment { trace_id, trace: &bytes }]).table;
+        let none = SpanSelection::of_trace(&table, 0, |_| false);
+        let trace = TraceOutput { table: &table, row: 0, selection: Some(&none) };
+        assert_eq!(trace.to_json(ResourceListName::ResourceSpans), b"{}");
+        assert_eq!(SpanSelection::within_bytes(&table, 0, bytes.len() / 2).count(), 0);
+        assert!(SpanSelection::within_bytes(&table, 0, bytes.len() * 2).keeps_all());
+    }
+}

@@ -1,0 +1,149 @@
+//! The query API over real blocks: traces come back as the compatible system shows them, searches find what the blocks hold.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::Request;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tempo_rs::base::clock::SystemClock;
+use tempo_rs::base::cpu_pool::CpuPool;
+use tempo_rs::model::ids::TenantId;
+use tempo_rs::modules::querier::{self, Querier};
+use tempo_rs::modules::query_frontend::limits::QueryLimits;
+use tempo_rs::modules::query_frontend::tenancy::Tenancy;
+use tempo_rs::modules::query_frontend::{self, QueryFrontend};
+use tempo_rs::services::rpc::block_list::BlockList;
+use tempo_rs::tempodb::backend::Backend;
+use tempo_rs::tempodb::block::meta::BlockMeta;
+use tempo_rs::tempodb::db::{DbSettings, TempoDb};
+use tower::ServiceExt as _;
+
+const BLOCKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks/vParquet5");
+const ANSWERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks/api/vParquet5");
+
+/// The blocks of a folder, found by their metas.
+struct FolderBlocks;
+
+impl BlockList for FolderBlocks {
+    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        let folders = std::fs::read_dir(Path::new(BLOCKS).join(tenant.as_str())).expect("tenant folder").flatten();
+        let metas = folders.filter_map(|folder| std::fs::read(folder.path().join("meta.json")).ok());
+        metas.map(|meta| Arc::new(BlockMeta::from_json(&meta).expect("meta"))).collect()
+    }
+}
+
+fn api() -> axum::Router {
+    let cpu = CpuPool::new("query", 2).expect("threads");
+    let querier = Querier::new(querier::Parts {
+        config: Default::default(),
+        span_readers: Vec::new(),
+        db: Arc::new(TempoDb::new(Backend::local(BLOCKS).expect("folder"), Arc::default(), DbSettings::default(), Arc::new(SystemClock), cpu.clone())),
+        blocks: Arc::new(FolderBlocks),
+        cpu: cpu.clone(),
+    });
+    let frontend = QueryFrontend::new(query_frontend::Parts {
+        config: Default::default(),
+        tenancy: Tenancy { multitenancy_enabled: true, multi_tenant_queries_enabled: true },
+        search_end_cutoff: None,
+        querier: Arc::new(querier),
+        blocks: Arc::new(FolderBlocks),
+        limits: Arc::new(|_| QueryLimits::default()),
+        clock: Arc::new(SystemClock),
+        cpu,
+    });
+    query_frontend::router(Arc::new(frontend.expect("default configuration")), "")
+}
+
+async fn get(api: &axum::Router, tenant: &str, url: &str) -> Value {
+    let request = Request::builder().uri(url).header("x-scope-orgid", tenant).body(Body::empty()).expect("request");
+    let response = api.clone().oneshot(request).await.expect("infallible");
+    let status = response.status();
+    let body = response.into_body().collect().await.expect("body").to_bytes();
+    assert_eq!(status, 200, "{url}: {}", String::from_utf8_lossy(&body));
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+fn sort_attributes(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::Array(attributes)) = members.get_mut("attributes") {
+                attributes.sort_by_key(|attribute| attribute["key"].to_string());
+            }
+            members.values_mut().for_each(sort_attributes);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(sort_attributes),
+        _ => {}
+    }
+}
+
+/// Every span with its resource and scope, in a fixed order: parts of a trace repeat resources there and share them here.
+fn flat(mut trace: Value) -> Vec<String> {
+    sort_attributes(&mut trace);
+    let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let mut spans = Vec::new();
+    for resource in list(&trace["trace"], "resourceSpans") {
+        for scope in list(&resource, "scopeSpans") {
+            for span in list(&scope, "spans") {
+                spans.push(json!([span["spanId"], resource["resource"], scope["scope"], span]).to_string());
+            }
+        }
+    }
+    spans.sort();
+    spans
+}
+
+#[tokio::test]
+async fn traces_are_shown_as_by_the_compatible_system() {
+    let api = api();
+    let mut compared = 0;
+    for file in std::fs::read_dir(ANSWERS).expect("answers").flatten() {
+        let name = file.file_name().into_string().expect("name");
+        let (tenant, id) = name.trim_end_matches(".json").split_once('-').expect("tenant and id");
+        let expected: Value = serde_json::from_slice(&std::fs::read(file.path()).expect("answer")).expect("JSON");
+        let shown = get(&api, tenant, &format!("/api/v2/traces/{id}")).await;
+        assert_eq!(flat(shown), flat(expected), "{name}");
+        compared += 1;
+    }
+    assert_eq!(compared, 15);
+}
+
+#[tokio::test]
+async fn searches_find_what_the_blocks_hold() {
+    let api = api();
+    let window = "start=1795309000&end=1795310000";
+    let all = get(&api, "alpha", &format!("/api/search?q=%7B%7D&limit=1000&{window}")).await;
+    assert_eq!(all["traces"].as_array().map(Vec::len), Some(83));
+    assert_eq!(all["metrics"]["totalBlocks"], 2);
+    let both = get(&api, "alpha|beta", &format!("/api/search?q=%7B%7D&limit=1000&{window}")).await;
+    assert_eq!(both["traces"].as_array().map(Vec::len), Some(113));
+    let few = get(&api, "alpha", &format!("/api/search?q=%7B%7D&limit=5&{window}")).await;
+    assert_eq!(few["traces"].as_array().map(Vec::len), Some(5));
+    let newest = get(&api, "alpha", &format!("/api/search?q=%7B%7Dwith(most_recent%3Dtrue)&limit=5&{window}")).await;
+    let ids = |answer: &Value, count: usize| {
+        let traces = answer["traces"].as_array().cloned().unwrap_or_default();
+        traces.into_iter().take(count).map(|trace| trace["startTimeUnixNano"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&newest, 5), ids(&all, 5));
+    let orphan = get(&api, "alpha", &format!("/api/search?q=%7Bname%3D%22orphan-kid%22%7D&{window}")).await;
+    let found = &orphan["traces"][0];
+    assert_eq!((&found["traceID"], &found["rootServiceName"]), (&json!("63df018bb6b87bac5e1ceda39d8fd16e"), &json!("<root span not yet received>")));
+    assert_eq!(found["spanSet"]["spans"][0]["name"], "orphan-kid");
+    let nothing = get(&api, "alpha", &format!("/api/search?q=%7Bname%3D%22nix%22%7D&{window}")).await;
+    assert_eq!(nothing["traces"], json!([]));
+}
+
+#[tokio::test]
+async fn tags_and_values_come_from_the_blocks() {
+    let api = api();
+    let window = "start=1795309000&end=1795310000";
+    let names = get(&api, "alpha", &format!("/api/search/tags?{window}")).await;
+    let names: Vec<&str> = names["tagNames"].as_array().expect("list").iter().filter_map(Value::as_str).collect();
+    assert!(names.contains(&"service.name") && names.contains(&"http.url") && names.is_sorted(), "{names:?}");
+    let values = get(&api, "alpha", &format!("/api/v2/search/tag/resource.service.name/values?{window}")).await;
+    let filtered = format!("/api/v2/search/tag/resource.service.name/values?q=%7Bname%3D%22orphan-kid%22%7D&{window}");
+    let filtered = get(&api, "alpha", &filtered).await;
+    assert!(values["tagValues"].as_array().expect("list").len() > 1);
+    assert_eq!(filtered["tagValues"], json!([{"type": "string", "value": "checkout"}]));
+}
