@@ -16,7 +16,7 @@ use crate::wait::{SOON, eventually, until_some};
 const KILLS: i64 = 20;
 const PUSHERS: u64 = 3;
 /// The process is killed when it has acknowledged this many requests of a round, at most.
-const MOST_REQUESTS: usize = 40;
+const MOST_REQUESTS: usize = 60;
 const SPANS: u64 = 3;
 
 #[test]
