@@ -36,7 +36,12 @@ impl OpenBlocks {
     }
 
     /// Returns the reader of a block. Two callers at once may both open it; one of the readers is kept.
-    pub(super) async fn open(&self, tenant: &TenantId, meta: &Arc<BlockMeta>, meter: &ReadMeter) -> Result<Arc<BlockReader>, BlockReadError> {
+    pub(super) async fn open(
+        &self,
+        tenant: &TenantId,
+        meta: &Arc<BlockMeta>,
+        meter: &ReadMeter,
+    ) -> Result<Arc<BlockReader>, BlockReadError> {
         let key = (tenant.clone(), meta.block_id);
         if let Some(reader) = self.kept.lock().readers.get(&key) {
             return Ok(Arc::clone(reader));
