@@ -128,8 +128,10 @@ async fn searches_find_what_the_blocks_hold() {
     assert_eq!(ids(&newest, 5), ids(&all, 5));
     let orphan = get(&api, "alpha", &format!("/api/search?q=%7Bname%3D%22orphan-kid%22%7D&{window}")).await;
     let found = &orphan["traces"][0];
-    assert_eq!((&found["traceID"], &found["rootServiceName"]), (&json!("63df018bb6b87bac5e1ceda39d8fd16e"), &json!("<root span not yet received>")));
+    assert_eq!((&found["traceID"], &found["rootServiceName"]), (&json!("63df018bb6b87bac5e1ceda39d8fd16e"), &json!("checkout")));
     assert_eq!(found["spanSet"]["spans"][0]["name"], "orphan-kid");
+    let rootless = get(&api, "alpha", &format!("/api/search?q=%7Bresource.service.name%3D%22rootless%22%7D&{window}")).await;
+    assert_eq!(rootless["traces"][0]["rootServiceName"], "<root span not yet received>");
     let nothing = get(&api, "alpha", &format!("/api/search?q=%7Bname%3D%22nix%22%7D&{window}")).await;
     assert_eq!(nothing["traces"], json!([]));
 }
