@@ -37,8 +37,15 @@ fn write_block(c: &mut Criterion) {
     let tables = corpus::tables(&mut pieces, DEFAULT_ROW_GROUP_BYTES);
     drop(pieces);
     let spans: usize = tables.iter().map(SpanTable::span_count).sum();
+    let cpu_before = thread_cpu_seconds();
     let file = encode(&tables);
-    println!("{spans} spans, {} row groups, {:.1} bytes a span", tables.len(), file.len() as f64 / spans as f64);
+    let cpu_seconds = thread_cpu_seconds() - cpu_before;
+    println!(
+        "{spans} spans, {} row groups, {:.1} bytes a span, {:.2} CPU-s per 1M spans",
+        tables.len(),
+        file.len() as f64 / spans as f64,
+        cpu_seconds * 1e6 / spans as f64
+    );
     if std::env::var_os("TEMPO_RS_BENCH_COLUMNS").is_some() {
         print_columns(Bytes::from(file), spans);
     }
@@ -46,6 +53,12 @@ fn write_block(c: &mut Criterion) {
     group.throughput(Throughput::Elements(spans as u64)).sample_size(10).measurement_time(Duration::from_secs(20));
     group.bench_function("encode", |b| b.iter(|| encode(black_box(&tables))));
     group.finish();
+}
+
+/// CPU time of this thread, which a busy machine does not distort; 0 where the system does not tell.
+fn thread_cpu_seconds() -> f64 {
+    let nanos = std::fs::read_to_string("/proc/thread-self/schedstat").ok().and_then(|line| line.split(' ').next()?.parse::<f64>().ok());
+    nanos.unwrap_or(0.0) / 1e9
 }
 
 fn print_columns(file: Bytes, spans: usize) {

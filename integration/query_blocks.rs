@@ -17,7 +17,7 @@ use tempo_rs::modules::query_frontend::{self, QueryFrontend};
 use tempo_rs::services::rpc::block_list::BlockList;
 use tempo_rs::tempodb::backend::Backend;
 use tempo_rs::tempodb::block::meta::BlockMeta;
-use tempo_rs::tempodb::block::read::ReadOptions;
+use tempo_rs::tempodb::db::{DbSettings, TempoDb};
 use tower::ServiceExt as _;
 
 const BLOCKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks/vParquet5");
@@ -39,8 +39,7 @@ fn api() -> axum::Router {
     let querier = Querier::new(querier::Parts {
         config: Default::default(),
         span_readers: Vec::new(),
-        backend: Backend::local(BLOCKS).expect("folder"),
-        read_options: ReadOptions::default(),
+        db: Arc::new(TempoDb::new(Backend::local(BLOCKS).expect("folder"), Arc::default(), DbSettings::default(), Arc::new(SystemClock), cpu.clone())),
         blocks: Arc::new(FolderBlocks),
         cpu: cpu.clone(),
     });

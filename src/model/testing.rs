@@ -23,6 +23,8 @@ pub(crate) fn arb_span_table(max_traces: usize) -> impl Strategy<Value = SpanTab
 
 type Text = Vec<u8>;
 type Attributes = Vec<(usize, AnyValue)>;
+type Resource = (Text, u32, Attributes, Vec<Scope>);
+type Link = (Option<[u8; 16]>, [u8; 8], Text, u32, Attributes);
 
 #[derive(Debug, Clone)]
 enum AnyValue {
@@ -42,7 +44,7 @@ struct Trace {
     times: (u64, u64),
     root: (Text, Text),
     stats: Vec<(Text, u32, u32)>,
-    resources: Vec<(Text, u32, Attributes, Vec<Scope>)>,
+    resources: Vec<Resource>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,7 +65,7 @@ struct Span {
     dropped: [u32; 3],
     attrs: Attributes,
     events: Vec<(u64, Text, u32, Attributes)>,
-    links: Vec<(Option<[u8; 16]>, [u8; 8], Text, u32, Attributes)>,
+    links: Vec<Link>,
 }
 
 fn arb_text() -> impl Strategy<Value = Text> {

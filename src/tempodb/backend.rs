@@ -17,9 +17,11 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use super::block::meta::{BlockId, COMPACTED_META_NAME, META_NAME};
+use super::keys;
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
 
@@ -86,19 +88,19 @@ pub struct BlockIds {
 #[derive(Clone)]
 pub struct Backend {
     store: Arc<dyn ObjectStore>,
-    prefix: Path,
 }
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Backend({}, {})", self.store, self.prefix)
+        write!(f, "Backend({})", self.store)
     }
 }
 
 impl Backend {
     /// `prefix` may hold slashes; empty for none.
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        Self { store, prefix: Path::from(prefix) }
+        let prefix = Path::from(prefix);
+        Self { store: if prefix.is_root() { store } else { Arc::new(PrefixStore::new(store, prefix)) } }
     }
 
     /// Opens a folder as backend and creates it when it is missing.
@@ -111,18 +113,9 @@ impl Backend {
         Ok(Self::new(Arc::new(store), ""))
     }
 
+    /// The store, keys of which begin with the tenant.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
-    }
-
-    /// Returns the key of an object directly below the tenant.
-    pub fn tenant_key(&self, tenant: &TenantId, object: &str) -> Path {
-        self.prefix.clone().join(tenant.as_str()).join(object)
-    }
-
-    /// Returns the key of an object of a block.
-    pub fn block_key(&self, tenant: &TenantId, block: BlockId, object: &str) -> Path {
-        self.prefix.clone().join(tenant.as_str()).join(block.to_string()).join(object)
     }
 
     /// Reads a whole object.
@@ -177,8 +170,8 @@ impl Backend {
 
     /// Makes a live block compacted: its meta gets the other name. A block that already is stays so.
     pub async fn mark_compacted(&self, tenant: &TenantId, block: BlockId) -> Result<(), BackendError> {
-        let from = self.block_key(tenant, block, META_NAME);
-        let to = self.block_key(tenant, block, COMPACTED_META_NAME);
+        let from = keys::block_object(tenant, block, META_NAME);
+        let to = keys::block_object(tenant, block, COMPACTED_META_NAME);
         // Copy, then delete: in between the block is in both lists, which readers expect. A rewrite gives the copy its own time.
         match self.read(&from).await {
             Ok(meta) => self.write(&to, meta).await?,
@@ -192,7 +185,7 @@ impl Backend {
 
     /// Deletes every object of a block, its metas last, so that an interrupted deletion can be repeated.
     pub async fn clear_block(&self, tenant: &TenantId, block: BlockId) -> Result<(), BackendError> {
-        let folder = self.prefix.clone().join(tenant.as_str()).join(block.to_string());
+        let folder = keys::block_folder(tenant, block);
         let mut listed = self.store.list(Some(&folder));
         let (mut metas, mut others) = (Vec::new(), Vec::new());
         while let Some(object) = listed.next().await {
@@ -208,15 +201,15 @@ impl Backend {
 
     /// Lists the tenants: the folders under the prefix that have a valid tenant name. Others are left out.
     pub async fn tenants(&self) -> Result<Vec<TenantId>, BackendError> {
-        let listed = self.store.list_with_delimiter(Some(&self.prefix)).await;
-        let listed = listed.map_err(|cause| store_error("list", &self.prefix, cause))?;
+        let listed = self.store.list_with_delimiter(None).await;
+        let listed = listed.map_err(|cause| store_error("list", &Path::default(), cause))?;
         let names = listed.common_prefixes.iter().filter_map(|folder| folder.filename());
         Ok(names.filter(|name| !NOT_TENANTS.contains(name)).filter_map(|name| parse_tenant(name)).collect())
     }
 
     /// Lists the blocks of a tenant by their metas. Objects that belong to no block are counted and otherwise ignored.
     pub async fn block_ids(&self, tenant: &TenantId) -> Result<BlockIds, BackendError> {
-        let folder = self.prefix.clone().join(tenant.as_str());
+        let folder = keys::tenant_folder(tenant);
         let depth = folder.parts().count();
         let mut listed = self.store.list(Some(&folder));
         let mut ids = BlockIds::default();
@@ -310,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn ranges_come_back_in_the_order_asked_for() {
         let backend = Backend::new(Arc::new(InMemory::new()), "");
-        let key = backend.tenant_key(&tenant("t"), "object");
+        let key = keys::tenant_object(&tenant("t"), "object");
         let content: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
         backend.write(&key, content.clone()).await.unwrap();
         let ranges = [150_000..150_010, 5..9, 7..20, 3..3, 0..200_000];
@@ -324,9 +317,10 @@ mod tests {
 
     #[tokio::test]
     async fn foreign_objects_are_neither_tenants_nor_blocks() {
-        let backend = Backend::new(Arc::new(InMemory::new()), "some/prefix");
+        let store = Arc::new(InMemory::new());
+        let backend = Backend::new(store.clone(), "some/prefix");
         let id = BlockId::random();
-        let put = async |key: &str| backend.write(&Path::from(format!("some/prefix/{key}")), "x").await.unwrap();
+        let put = async |key: &str| store.put(&Path::from(format!("some/prefix/{key}")), "x".into()).await.unwrap();
         for key in
             ["work.json", "a/index.pb.zst", "a/not-a-block/meta.json", "a/x/y/z/meta.json", "tempo_cluster_seed.json", "b:c/x/meta.json"]
         {
@@ -346,7 +340,7 @@ mod tests {
         let backend = Backend::local(folder.path()).unwrap();
         let (tenant, id) = (tenant("a"), BlockId::random());
         for object in [META_NAME, "data.parquet"] {
-            backend.write(&backend.block_key(&tenant, id, object), object.to_owned()).await.unwrap();
+            backend.write(&keys::block_object(&tenant, id, object), object.to_owned()).await.unwrap();
         }
         for _repeated in 0..2 {
             backend.mark_compacted(&tenant, id).await.unwrap();

@@ -28,6 +28,16 @@ pub fn tenant_object(tenant: &TenantId, name: &str) -> Path {
     Path::parse(format!("{tenant}/{name}")).expect("tenant ids are path segments")
 }
 
+/// Returns the prefix of all objects of a tenant.
+pub fn tenant_folder(tenant: &TenantId) -> Path {
+    Path::parse(tenant.as_str()).expect("tenant ids are path segments")
+}
+
+/// Returns the prefix of all objects of a block.
+pub fn block_folder(tenant: &TenantId, block: BlockId) -> Path {
+    Path::parse(format!("{tenant}/{block}")).expect("tenant ids and block ids are path segments")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

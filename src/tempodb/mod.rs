@@ -2,7 +2,10 @@
 
 pub mod backend;
 pub mod block;
+pub mod blocklist;
 pub mod config;
-pub mod keys;
-pub mod tenant_index;
 pub mod db;
+pub mod keys;
+pub mod metrics;
+pub mod poller;
+pub mod tenant_index;

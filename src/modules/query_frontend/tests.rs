@@ -71,7 +71,7 @@ impl Querier for TableQuerier {
 
     async fn search(&self, tenant: &TenantId, request: &SearchRequest, part: &SearchPart) -> Result<SearchReply, CallError> {
         let tables = self.tables(tenant, matches!(part, SearchPart::Recent)).await?;
-        search_tables(tables, request, &Default::default())
+        search_tables(tables.into_iter().map(Into::into), request, &Default::default())
     }
 
     async fn tag_names(&self, tenant: &TenantId, request: &TagNamesRequest, part: &SearchPart) -> Result<TagNamesReply, CallError> {

@@ -29,9 +29,7 @@ use super::selection::RowSelection;
 use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::SpanTable;
 use crate::tempodb::backend::{Backend, ReadCost};
-
-/// Name of the object with the traces.
-pub const DATA_NAME: &str = "data.parquet";
+use crate::tempodb::keys::{self, DATA_NAME};
 
 /// Footers beyond this are refused: they have some 150 bytes a column and row group.
 const MAX_FOOTER_BYTES: u64 = 64 << 20;
@@ -97,7 +95,7 @@ impl BlockReader {
             BlockVersion::VParquet5 => {}
             version @ (BlockVersion::VParquet3 | BlockVersion::VParquet4) => return Err(BlockReadError::UnsupportedVersion(version)),
         }
-        let key = backend.block_key(tenant, meta.block_id, DATA_NAME);
+        let key = keys::block_object(tenant, meta.block_id, DATA_NAME);
         let size = if meta.size_bytes == 0 { backend.head(&key).await?.size_bytes } else { meta.size_bytes };
         let behind = size.checked_sub(TAIL_BYTES).ok_or(BlockReadError::Layout("the file is shorter than a footer"))?;
         let mut footer_size = u64::from(meta.footer_size_bytes);
@@ -174,7 +172,7 @@ impl BlockReader {
 
     async fn bloom_may_contain(&self, id: TraceId) -> Result<bool, BlockReadError> {
         let shard = bloom::shard_of(id, self.meta.bloom_shards);
-        let key = self.backend.block_key(&self.tenant, self.meta.block_id, &format!("bloom-{shard}"));
+        let key = keys::block_object(&self.tenant, self.meta.block_id, &keys::bloom_name(shard));
         let bytes = self.backend.read(&key).await.map_err(|cause| BlockReadError::Bloom { shard, cause })?;
         let bloom = BloomShard::decode(&bytes).map_err(|cause| BlockReadError::CorruptBloom { shard, cause })?;
         Ok(bloom.may_contain(id))
@@ -182,7 +180,7 @@ impl BlockReader {
 
     async fn index(&self) -> Result<Option<&RowGroupIndex>, BlockReadError> {
         let index = self.index.get_or_try_init(async || {
-            let key = self.backend.block_key(&self.tenant, self.meta.block_id, INDEX_NAME);
+            let key = keys::block_object(&self.tenant, self.meta.block_id, INDEX_NAME);
             match self.backend.read(&key).await {
                 Ok(bytes) => RowGroupIndex::from_json(&bytes).map(Some).map_err(BlockReadError::CorruptIndex),
                 Err(error) if error.is_not_found() => Ok(None),

@@ -18,6 +18,7 @@ use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::{Attrs, SpanTable, Value};
 use crate::model::strings::StringPool;
 use crate::tempodb::backend::Backend;
+use crate::tempodb::keys;
 
 pub(super) const ROOT: &str = "testdata/blocks";
 
@@ -47,7 +48,7 @@ async fn open_all(folder: &str) -> Vec<(String, Opened)> {
 async fn open(backend: &Backend, tenant: &str, block: &str, options: ReadOptions) -> BlockReader {
     let tenant = TenantId::parse(tenant).unwrap();
     let id = meta::BlockId::parse(block).unwrap();
-    let meta = backend.read(&backend.block_key(&tenant, id, META_NAME)).await.unwrap();
+    let meta = backend.read(&keys::block_object(&tenant, id, META_NAME)).await.unwrap();
     let meta = meta::BlockMeta::from_json(&meta).unwrap();
     BlockReader::open(backend, &tenant, meta.into(), options, &ReadMeter::default()).await.unwrap()
 }
@@ -595,7 +596,7 @@ async fn opening_takes_one_request_and_lookups_read_little() {
     let meter = ReadMeter::default();
     let tenant = TenantId::parse("alpha").unwrap();
     let id = meta::BlockId::parse("a0a76807-e24a-4b98-bcfd-0e2a55737f75").unwrap();
-    let meta = meta::BlockMeta::from_json(&backend.read(&backend.block_key(&tenant, id, META_NAME)).await.unwrap()).unwrap();
+    let meta = meta::BlockMeta::from_json(&backend.read(&keys::block_object(&tenant, id, META_NAME)).await.unwrap()).unwrap();
     let (size, footer) = (meta.size_bytes, u64::from(meta.footer_size_bytes));
     let reader = BlockReader::open(&backend, &tenant, meta.clone().into(), ReadOptions::default(), &meter).await.unwrap();
     assert_eq!((meter.cost().requests, meter.cost().bytes), (1, footer));

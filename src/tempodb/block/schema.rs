@@ -222,7 +222,7 @@ pub struct Leaf {
     pub max_rep: u8,
     pub codec: LeafCodec,
     pub encoding: LeafEncoding,
-    /// Whether chunk statistics and column index carry bounds.
+    /// Whether bounds in a file can be trusted. Not for blobs: the compatible system stores empty strings as their bounds; ours are real.
     pub has_bounds: bool,
 }
 

@@ -139,16 +139,17 @@ impl Node {
         }
     }
 
-    /// Returns the level on which the values of a [`Node::Compare`] or [`Node::Present`] are read: the deepest one they mention.
+    /// Returns the level on which the values of a [`Node::Compare`] or [`Node::Present`] are read: the deepest one they mention. Boolean
+    /// operands are decided per span at the deepest.
     pub(super) fn value_level(&self) -> Level {
-        let mut level = Level::Trace;
-        self.visit(&mut |attribute, _| {
-            let of_attribute = level_of(attribute);
-            if of_attribute > level && !(level == Level::Event && of_attribute == Level::Link) {
-                level = of_attribute;
-            }
-        });
-        level
+        match self {
+            Self::Compare { op: _, lhs, rhs } => deeper(lhs.level(), rhs.level()),
+            Self::Present { value, wanted: _ } => value.level(),
+            Self::Const(_) => Level::Trace,
+            Self::All(nodes) | Self::Any(nodes) => nodes.iter().map(Self::value_level).fold(Level::Trace, deeper),
+            Self::Not(node) | Self::On(_, node) => node.value_level(),
+            Self::Test(test) => level_of(&test.attribute),
+        }
     }
 
     /// Rough cost of evaluating the node on all spans, for ordering only.
@@ -185,6 +186,16 @@ impl Value {
         }
     }
 
+    fn level(&self) -> Level {
+        match self {
+            Self::Literal(_) => Level::Trace,
+            Self::Attribute(attribute) => level_of(attribute),
+            Self::Negate(value) => value.level(),
+            Self::Arithmetic { op: _, lhs, rhs } => deeper(lhs.level(), rhs.level()),
+            Self::Bool(node) => node.value_level().min(Level::Span),
+        }
+    }
+
     pub(super) fn visit(&self, visit: &mut dyn FnMut(&Attribute, Option<&Condition>)) {
         match self {
             Self::Literal(_) => {}
@@ -196,6 +207,14 @@ impl Value {
             }
             Self::Bool(node) => node.visit(visit),
         }
+    }
+}
+
+/// Returns the deeper level; of events and links, events.
+fn deeper(a: Level, b: Level) -> Level {
+    match (a, b) {
+        (Level::Event, _) | (_, Level::Event) => Level::Event,
+        _ => a.max(b),
     }
 }
 

@@ -71,18 +71,20 @@ fn all_hold(operands: &[FieldExpr], site: Site<'_>) -> bool {
             _ => others.push(operand),
         }
     }
-    let same_event = || (0..site.span.events.len()).any(|event| of_events.iter().all(|expr| holds(expr, Site { event: Some(event), ..site })));
+    let same_event =
+        || (0..site.span.events.len()).any(|event| of_events.iter().all(|expr| holds(expr, Site { event: Some(event), ..site })));
     let same_link = || (0..site.span.links.len()).any(|link| of_links.iter().all(|expr| holds(expr, Site { link: Some(link), ..site })));
     others.iter().all(|expr| holds(expr, site)) && (of_events.is_empty() || same_event()) && (of_links.is_empty() || same_link())
 }
 
-/// Returns whether an expression without negation is about events (or links) and nothing else.
+/// Returns whether an expression without negation or boolean operands of comparisons is about events (or links) and nothing else.
 fn only_items(expr: &FieldExpr) -> Option<AttributeScope> {
     fn has_negation(expr: &FieldExpr) -> bool {
         match expr {
             FieldExpr::Unary { op: UnaryOp::Not, operand } => !matches!(**operand, FieldExpr::Attribute(_)),
             FieldExpr::Logical { op: _, operands } => operands.iter().any(has_negation),
             FieldExpr::Literal(_) => true,
+            FieldExpr::Binary { op: _, lhs, rhs } => is_boolean(lhs) || is_boolean(rhs),
             _ => false,
         }
     }
@@ -90,6 +92,15 @@ fn only_items(expr: &FieldExpr) -> Option<AttributeScope> {
     expr.visit_attributes(&mut |attribute| scopes.push(item_scope(attribute)));
     let first = *scopes.first()?;
     if has_negation(expr) || scopes.iter().any(|scope| *scope != first) { None } else { first }
+}
+
+fn is_boolean(expr: &FieldExpr) -> bool {
+    match expr {
+        FieldExpr::Literal(_) | FieldExpr::Attribute(_) => false,
+        FieldExpr::Unary { op: UnaryOp::Negate, operand } => is_boolean(operand),
+        FieldExpr::Binary { op: BinaryOp::Arithmetic(_), lhs, rhs } => is_boolean(lhs) || is_boolean(rhs),
+        _ => true,
+    }
 }
 
 fn item_scope(attribute: &Attribute) -> Option<AttributeScope> {
@@ -114,14 +125,33 @@ fn sites<'a>(attribute: &Attribute, site: Site<'a>) -> Vec<Site<'a>> {
     }
 }
 
-/// Whether a computed comparison holds for some event, or else some link, that it mentions.
+/// Whether a computed comparison holds for some event, or else some link, whose values it reads. Boolean operands stand for themselves.
 fn each_site(expr: &FieldExpr, site: Site<'_>, test: impl Fn(Site<'_>) -> bool) -> bool {
     let mut attributes = Vec::new();
-    expr.visit_attributes(&mut |attribute| attributes.push(attribute.clone()));
+    match expr {
+        FieldExpr::Binary { op: _, lhs, rhs } => {
+            read_values(lhs, &mut attributes);
+            read_values(rhs, &mut attributes);
+        }
+        FieldExpr::Unary { op: _, operand } => read_values(operand, &mut attributes),
+        FieldExpr::Literal(_) | FieldExpr::Attribute(_) | FieldExpr::Logical { .. } => {}
+    }
     let about = |scope| attributes.iter().find(|attribute| item_scope(attribute) == Some(scope));
     match about(AttributeScope::Event).or_else(|| about(AttributeScope::Link)) {
         Some(attribute) => sites(attribute, site).into_iter().any(test),
         None => test(site),
+    }
+}
+
+fn read_values(expr: &FieldExpr, attributes: &mut Vec<Attribute>) {
+    match expr {
+        FieldExpr::Attribute(attribute) => attributes.push(attribute.clone()),
+        FieldExpr::Unary { op: UnaryOp::Negate, operand } => read_values(operand, attributes),
+        FieldExpr::Binary { op: BinaryOp::Arithmetic(_), lhs, rhs } => {
+            read_values(lhs, attributes);
+            read_values(rhs, attributes);
+        }
+        _ => {}
     }
 }
 
@@ -245,12 +275,12 @@ fn to_static(value: &TestValue) -> Static {
         TestValue::Array(elements) => match elements.as_slice() {
             [single] => to_static(single),
             elements => match elements.first() {
-                Some(TestValue::Int(_)) => {
-                    Static::IntArray(elements.iter().filter_map(|e| if let TestValue::Int(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into())
-                }
-                Some(TestValue::Bool(_)) => {
-                    Static::BoolArray(elements.iter().filter_map(|e| if let TestValue::Bool(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into())
-                }
+                Some(TestValue::Int(_)) => Static::IntArray(
+                    elements.iter().filter_map(|e| if let TestValue::Int(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into(),
+                ),
+                Some(TestValue::Bool(_)) => Static::BoolArray(
+                    elements.iter().filter_map(|e| if let TestValue::Bool(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into(),
+                ),
                 Some(TestValue::Double(_)) => Static::FloatArray(
                     elements.iter().filter_map(|e| if let TestValue::Double(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into(),
                 ),

@@ -14,10 +14,16 @@ use crate::traceql::types::{Kind, Static, Status};
 
 use super::*;
 
+mod against_reference;
+mod projected;
+
 const EXAMPLES: &str = include_str!("../../../testdata/traceql/examples.yaml");
 
+/// Traces and their matching spans.
+type Answer = &'static [(&'static str, &'static [&'static str])];
+
 /// Examples whose observed verdict is a defect of the compatible system, with the answer given here: (id, trace → spans).
-const BETTER_ANSWERS: &[(&str, &[(&str, &[&str])])] = &[
+const BETTER_ANSWERS: &[(&str, Answer)] = &[
     // both the span and the resource lack it
     ("filters-147", &[("A", &["a3", "a5"]), ("B", &["b3"])]),
     // literals on the left
@@ -115,7 +121,8 @@ fn run_example(fixture: &Fixture, table: &SpanTable, example: &Yaml) -> Outcome 
     if let Some(selected) = example.get("selected").and_then(Yaml::as_sequence) {
         for wanted in selected {
             let label = wanted["span"].as_str().unwrap();
-            let span = hits.iter().flat_map(|hit| &hit.span_sets).flat_map(|set| &set.spans).find(|span| fixture.labels[&span.span_id] == label);
+            let span =
+                hits.iter().flat_map(|hit| &hit.span_sets).flat_map(|set| &set.spans).find(|span| fixture.labels[&span.span_id] == label);
             let span = span.unwrap();
             let mut found: Vec<(String, Yaml)> = span.attributes.iter().map(|(key, value)| (key.to_string(), yaml_of(value))).collect();
             found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -160,7 +167,8 @@ fn expected_traces(matches: &Yaml) -> FoundTraces {
             .unwrap()
             .iter()
             .map(|set| {
-                let spans: Vec<String> = set["spans"].as_sequence().unwrap().iter().map(|label| label.as_str().unwrap().to_owned()).collect();
+                let spans: Vec<String> =
+                    set["spans"].as_sequence().unwrap().iter().map(|label| label.as_str().unwrap().to_owned()).collect();
                 let matched = set.get("matched").map_or(spans.len() as u64, |matched| matched.as_u64().unwrap());
                 FoundSet { spans, matched, attributes: set.get("attrs").map_or_else(Vec::new, yaml_attributes) }
             })
@@ -291,223 +299,75 @@ fn test_value(value: &Yaml) -> TestValue {
     }
 }
 
-mod against_reference {
-    use proptest::prelude::*;
+#[test]
+fn tags_come_from_passing_spans() {
+    use crate::traceql::autocomplete::{extract_conditions, parse_tag};
+    use crate::traceql::tags::{TagLimits, TagNames, TagScope, TagValues};
 
-    use crate::traceql::ast::{QueryBody, SpansetExpr, Stage};
+    let document: Yaml = serde_norway::from_str(EXAMPLES).unwrap();
+    let table = table_of(&Fixture::new(&document["fixture"]).traces);
+    let names = |scope: TagScope, filter: &str| {
+        let selection = TagSelection::new(&extract_conditions(filter, 100).unwrap());
+        let mut names = TagNames::new(TagLimits::default());
+        tag_names(&projected::project(&table, &selection.names_fetch(&[scope])), &[scope], &selection, &mut names);
+        names.into_flat().iter().map(|name| name.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let values = |tag: &str, filter: &str| {
+        let (tag, selection) = (parse_tag(tag).unwrap(), TagSelection::new(&extract_conditions(filter, 100).unwrap()));
+        let mut values = TagValues::new(TagLimits::default());
+        tag_values(&projected::project(&table, &selection.values_fetch(&tag)), &tag, &selection, &mut values);
+        values.into_values().iter().map(|value| format!("{}:{}", value.kind, value.text)).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(TagScope::Resource, ""), "cluster foo replicas service.name");
+    assert_eq!(names(TagScope::Resource, "{ name = `job` }"), "service.name");
+    assert_eq!(names(TagScope::Span, "{ kind = consumer || name = `fetch` }"), "db.rows foo");
+    assert_eq!(names(TagScope::Event, ""), "level");
+    assert_eq!(names(TagScope::Link, "{ span.foo = `bar` && .unfinished = "), "rel");
+    assert_eq!(names(TagScope::Instrumentation, "{ resource.cluster = `eu-2` && status = error }"), "");
+    assert_eq!(values("resource.service.name", ""), "string:batch string:cart string:db string:shop");
+    assert_eq!(values(".foo", "{ resource.service.name = `shop` }"), "string:bar string:res-foo");
+    assert_eq!(values("span.foo", ""), "int:7 string:bar string:baz");
+    assert_eq!(values("span.tags", ""), "string:blue string:green string:red");
+    assert_eq!(values("span.ratio", ""), "float:0.5 float:1.5 float:2.0");
+    assert_eq!(values("span.retry", ""), "bool:false bool:true");
+    assert_eq!(values("name", "{ status = error }"), "string:POST /pay string:save");
+    assert_eq!(values("event.level", "{ name = `GET /cart` }"), "string:error string:info");
+    assert_eq!(values("status", ""), "");
+}
 
-    use super::super::reference;
-    use super::*;
+#[test]
+fn unsupported_and_cancelled_queries_are_refused() {
+    let plan = |query: &str| Plan::new(&compile(query).unwrap()).map(|_| ());
+    assert_eq!(plan("{} >> {}"), Err(EngineError::Unsupported("structural operators")));
+    assert_eq!(plan("{} | rate()").unwrap_err().to_string(), "metrics evaluation not supported yet");
+    let cancelled = AtomicBool::new(true);
+    let options = EvaluateOptions { rows: None, spans_per_span_set: 0, cancelled: &cancelled };
+    let table = table_of(&[TestTrace { id: TraceId([1; 16]), spans: vec![TestSpan { id: SpanId([1; 8]), ..TestSpan::default() }] }]);
+    assert_eq!(evaluate(&Plan::new(&compile("{}").unwrap()).unwrap(), &table, options), Err(EngineError::Cancelled));
+    let grouped = Plan::new(&compile("({} | by(name)) && ({})").unwrap()).unwrap();
+    assert_eq!(search(&grouped, &table_of(&two_names()), 0), Err(EngineError::MultipleSpansets));
+}
 
-    fn arb_scalar() -> impl Strategy<Value = TestValue> {
-        prop_oneof![
-            prop::sample::select(vec!["", "a", "b", "ab", "x"]).prop_map(|text| TestValue::Str(text.to_owned())),
-            (-1_i64..3).prop_map(TestValue::Int),
-            prop::sample::select(vec![-0.5, 0.0, 1.0, 1.5]).prop_map(TestValue::Double),
-            any::<bool>().prop_map(TestValue::Bool),
-        ]
-    }
+fn two_names() -> Vec<TestTrace> {
+    let span = |id: u8, name: &str| TestSpan { id: SpanId([id; 8]), name: name.to_owned(), ..TestSpan::default() };
+    vec![TestTrace { id: TraceId([1; 16]), spans: vec![span(1, "a"), span(2, "b")] }]
+}
 
-    fn arb_value() -> impl Strategy<Value = TestValue> {
-        let strings = prop::collection::vec(prop::sample::select(vec!["a", "b", "x"]), 0..4)
-            .prop_map(|texts| TestValue::Array(texts.into_iter().map(|text| TestValue::Str(text.to_owned())).collect()));
-        let ints = prop::collection::vec(0_i64..3, 1..4).prop_map(|ints| TestValue::Array(ints.into_iter().map(TestValue::Int).collect()));
-        prop_oneof![8 => arb_scalar(), 1 => strings, 1 => ints, 1 => Just(TestValue::Bytes(vec![1, 255]))]
-    }
-
-    fn arb_attributes() -> impl Strategy<Value = TestAttributes> {
-        prop::collection::btree_map(prop::sample::select(vec!["k", "l", "m"]), arb_value(), 0..3)
-            .prop_map(|map| map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
-    }
-
-    fn arb_resource() -> impl Strategy<Value = TestAttributes> {
-        (arb_attributes(), prop::option::of(prop::sample::select(vec!["a", "shop"]))).prop_map(|(mut attributes, service)| {
-            attributes.extend(service.map(|name| ("service.name".to_owned(), TestValue::Str(name.to_owned()))));
-            attributes
-        })
-    }
-
-    prop_compose! {
-        fn arb_scope()(name in prop::sample::select(vec!["", "lib"]), version in prop::sample::select(vec!["", "1.0"]), attributes in arb_attributes()) -> TestScope {
-            TestScope { name: name.to_owned(), version: version.to_owned(), attributes }
-        }
-    }
-
-    prop_compose! {
-        fn arb_event()(name in prop::sample::select(vec!["a", "log"]), since_start_nanos in 0_u64..3, attributes in arb_attributes()) -> TestEvent {
-            TestEvent { name: name.to_owned(), since_start_nanos, attributes }
-        }
-    }
-
-    prop_compose! {
-        fn arb_link()(id in 1_u8..3, attributes in arb_attributes()) -> TestLink {
-            TestLink { trace_id: TraceId([id; 16]), span_id: SpanId([id; 8]), attributes }
-        }
-    }
-
-    prop_compose! {
-        fn arb_span()(
-            parent in 0_u8..4,
-            resource in arb_resource(),
-            scope in arb_scope(),
-            (name, status_message) in (prop::sample::select(vec!["a", "ab", "x"]), prop::sample::select(vec!["", "a"])),
-            (kind, status) in (0_i32..6, 0_i32..3),
-            (start, duration_nanos) in (1_u64..4, 0_u64..4),
-            attributes in arb_attributes(),
-            events in prop::collection::vec(arb_event(), 0..3),
-            links in prop::collection::vec(arb_link(), 0..2),
-        ) -> TestSpan {
-            TestSpan {
-                id: SpanId::NONE,
-                parent: SpanId([parent; 8]),
-                resource,
-                scope,
-                name: name.to_owned(),
-                kind,
-                status,
-                status_message: status_message.to_owned(),
-                start_unix_nanos: start,
-                duration_nanos,
-                attributes,
-                events,
-                links,
-            }
-        }
-    }
-
-    /// Traces whose spans have ids unique in all of them.
-    fn arb_traces() -> impl Strategy<Value = Vec<TestTrace>> {
-        prop::collection::vec(prop::collection::vec(arb_span(), 1..8), 1..6).prop_map(|traces| {
-            let mut next_span = 10_u64;
-            let number = |spans: Vec<TestSpan>, trace: usize| {
-                let spans = spans.into_iter().map(|span| {
-                    next_span += 1;
-                    TestSpan { id: SpanId(next_span.to_be_bytes()), ..span }
-                });
-                TestTrace { id: TraceId([trace as u8 + 1; 16]), spans: spans.collect() }
-            };
-            let mut number = number;
-            traces.into_iter().enumerate().map(|(trace, spans)| number(spans, trace)).collect()
-        })
-    }
-
-    fn arb_attribute() -> impl Strategy<Value = String> {
-        prop_oneof![
-            6 => (prop::sample::select(vec![".", "span.", "resource.", "event.", "link.", "instrumentation."]), prop::sample::select(vec!["k", "l", "m", "none"]))
-                .prop_map(|(scope, key)| format!("{scope}{key}")),
-            1 => prop::sample::select(vec!["resource.service.name", ".service.name"]).prop_map(str::to_owned),
-        ]
-    }
-
-    fn arb_literal() -> impl Strategy<Value = String> {
-        prop::sample::select(vec!["`a`", "`b`", "``", "0", "1", "2", "1.0", "1.5", "true", "false", "1ns", "-1"]).prop_map(str::to_owned)
-    }
-
-    fn arb_leaf() -> impl Strategy<Value = String> {
-        let comparison = prop::sample::select(vec!["=", "!=", "<", "<=", ">", ">="]);
-        let regex = prop::sample::select(vec!["=~", "!~"]);
-        let pattern = prop::sample::select(vec!["`a.*`", "`(?i)B|x`", "``"]);
-        let text_intrinsic = prop::sample::select(vec![
-            "name", "statusMessage", "rootName", "rootServiceName", "event:name", "instrumentation:name", "instrumentation:version", "trace:id",
-            "span:id", "span:parentID", "link:spanID", "link:traceID",
-        ]);
-        let number_intrinsic = prop::sample::select(vec!["duration", "traceDuration", "event:timeSinceStart"]);
-        prop_oneof![
-            6 => (arb_attribute(), comparison.clone(), arb_literal()).prop_map(|(a, op, l)| format!("({a} {op} {l})")),
-            2 => (arb_attribute(), comparison.clone(), arb_literal()).prop_map(|(a, op, l)| format!("({l} {op} {a})")),
-            2 => (arb_attribute(), regex.clone(), pattern.clone()).prop_map(|(a, op, p)| format!("({a} {op} {p})")),
-            1 => arb_attribute().prop_map(|a| format!("({a} != nil)")),
-            1 => arb_attribute().prop_map(|a| format!("({a} = nil)")),
-            1 => arb_attribute(),
-            2 => (text_intrinsic.clone(), comparison.clone(), prop::sample::select(vec!["`a`", "`x`", "``", "`lib`", "`0101010101010101`", "`0000000000000000`"]))
-                .prop_map(|(a, op, l)| format!("({a} {op} {l})")),
-            1 => (text_intrinsic, regex, pattern).prop_map(|(a, op, p)| format!("({a} {op} {p})")),
-            1 => (number_intrinsic, comparison.clone(), prop::sample::select(vec!["1", "2ns", "1.5"])).prop_map(|(a, op, l)| format!("({a} {op} {l})")),
-            1 => prop::sample::select(vec!["(status = error)", "(kind != server)", "(status != ok)", "(client = kind)"]).prop_map(str::to_owned),
-            2 => (arb_attribute(), comparison.clone(), arb_attribute()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
-            1 => (arb_attribute(), prop::sample::select(vec!["+", "-", "*", "/", "%"]), arb_literal(), comparison, prop::sample::select(vec!["1", "0.5", "duration"]))
-                .prop_map(|(a, op, b, cmp, c)| format!("({a} {op} {b} {cmp} {c})")),
-        ]
-    }
-
-    fn arb_filter() -> impl Strategy<Value = String> {
-        arb_leaf().prop_recursive(4, 16, 3, |inner| {
-            prop_oneof![
-                3 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" && "))),
-                3 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" || "))),
-                1 => inner.clone().prop_map(|part| format!("(!{part})")),
-                1 => (inner.clone(), inner).prop_map(|(a, b)| format!("({a} = {b})")),
-            ]
-        })
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
-
-        #[test]
-        fn filters_keep_the_same_spans(filter in arb_filter(), traces in arb_traces()) {
-            let Ok(query) = compile(&format!("{{ {filter} }}")) else { return Ok(()) };
-            let QueryBody::Search(pipeline) = &query.body else { unreachable!() };
-            let [Stage::Spanset(SpansetExpr::Filter(expr))] = pipeline.stages.as_slice() else { unreachable!() };
-            let mut expected: Vec<SpanId> = traces
-                .iter()
-                .flat_map(|trace| trace.spans.iter().filter(|span| reference::keeps(expr, trace, span)).map(|span| span.id))
-                .collect();
-            expected.sort();
-            let plan = Plan::new(&query).unwrap();
-            let found = search(&plan, &table_of(&traces), 1000).unwrap();
-            let mut found: Vec<SpanId> = found.iter().flat_map(|hit| &hit.span_sets).flat_map(|set| &set.spans).map(|span| span.span_id).collect();
-            found.sort();
-            prop_assert_eq!(found, expected, "{}", query);
-        }
-
-        #[test]
-        fn repeated_dictionary_entries_change_nothing(filter in arb_filter(), traces in arb_traces()) {
-            let Ok(query) = compile(&format!("{{ {filter} }} | by(.k) | count() > 0")) else { return Ok(()) };
-            let plan = Plan::new(&query).unwrap();
-            let table = table_of(&traces);
-            let mut repeated = table.clone();
-            repeat_strings(&mut repeated);
-            prop_assert_eq!(search(&plan, &table, 1000), search(&plan, &repeated, 1000));
-        }
-
-        #[test]
-        fn selected_rows_and_two_passes_agree_with_one(filter in arb_filter(), traces in arb_traces(), keep in any::<u8>()) {
-            let Ok(query) = compile(&format!("{{ {filter} }} | select(name, span.l, event.k)")) else { return Ok(()) };
-            let plan = Plan::new(&query).unwrap();
-            let rows = |row: usize| keep >> row & 1 == 1;
-            let table = table_of(&traces);
-            let all = search(&plan, &table, 1000).unwrap();
-            let expected: Vec<TraceHit> = all.into_iter().filter(|hit| rows(usize::from(hit.trace_id.0[0]) - 1)).collect();
-            let cancelled = AtomicBool::new(false);
-            let selected = Bitset::full(table.trace_count()).filter(rows);
-            let options = EvaluateOptions { rows: Some(&selected), spans_per_span_set: 1000, cancelled: &cancelled };
-            let matches = evaluate(&plan, &table, options).unwrap();
-            let matching: Vec<TestTrace> = matches.rows().map(|row| traces[row].clone()).collect();
-            prop_assert_eq!(hits(&plan, &matches, &table_of(&matching), HitRows::MatchesOnly), expected);
-        }
-    }
-
-    /// Gives every other mention of a string an id of its own, as decoded tables may.
-    fn repeat_strings(table: &mut SpanTable) {
-        let mut seen = 0_usize;
-        let strings = &mut table.strings;
-        let mut repeat = |id: &mut crate::model::strings::StrId| {
-            seen += 1;
-            if seen % 2 == 0 {
-                let text = strings.get(*id).to_vec();
-                *id = strings.push(&text);
-            }
-        };
-        table.spans.name.iter_mut().for_each(&mut repeat);
-        table.resources.service_name.iter_mut().for_each(&mut repeat);
-        for attrs in [&mut table.spans.attrs, &mut table.resources.attrs, &mut table.events.attrs] {
-            attrs.keys.iter_mut().for_each(&mut repeat);
-            for value in attrs.values.iter_mut().chain(&mut attrs.elements) {
-                if let crate::model::span_table::Value::Str(id) = value {
-                    repeat(id);
-                }
-            }
-        }
-    }
+#[test]
+fn default_cut_and_newest_traces() {
+    let span = |id: u8, start: u64| TestSpan { id: SpanId([id; 8]), start_unix_nanos: start, ..TestSpan::default() };
+    let traces: Vec<TestTrace> = [(1, 30), (2, 10), (3, 20)]
+        .map(|(id, start)| TestTrace { id: TraceId([id; 16]), spans: (1..=5).map(|span_id| span(span_id, start)).collect() })
+        .into();
+    let table = table_of(&traces);
+    let cancelled = AtomicBool::new(false);
+    let plan = Plan::new(&compile("{} with (most_recent=true)").unwrap()).unwrap();
+    assert!(plan.most_recent());
+    let mut matches = evaluate(&plan, &table, EvaluateOptions { rows: None, spans_per_span_set: 0, cancelled: &cancelled }).unwrap();
+    assert_eq!((matches.inspected.traces, matches.inspected.spans), (3, 15));
+    matches.keep_newest(2);
+    assert_eq!(matches.rows().collect::<Vec<_>>(), [0, 2]);
+    let set = &hits(&plan, &matches, &table, HitRows::Same)[1].span_sets[0];
+    assert_eq!((set.spans.len(), set.matched), (DEFAULT_SPANS_PER_SPAN_SET, 5));
+    assert!(Plan::new(&compile("{ false } | {}").unwrap()).unwrap().is_noop());
 }

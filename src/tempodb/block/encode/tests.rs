@@ -122,7 +122,7 @@ impl Rows<'_> {
         let start = spans.start_unix_nanos[at];
         let interval = |seconds: u64| {
             let nanos = seconds * 1_000_000_000;
-            if start == 0 { int(0) } else { bits32(((u128::from(start) + u128::from(nanos) - 1) / u128::from(nanos) - 1) as u32) }
+            if start == 0 { int(0) } else { bits32((u128::from(start).div_ceil(u128::from(nanos)) - 1) as u32) }
         };
         group([
             ("SpanID", raw(spans.span_id[at].as_bytes())),
