@@ -16,6 +16,7 @@ use tempo_rs::tempodb::block::projection::{AttrKey, AttrSelection, Projection, V
 use tempo_rs::tempodb::block::prune::StringColumn;
 use tempo_rs::tempodb::block::read::{BlockReader, ReadMeter, ReadOptions};
 use tempo_rs::tempodb::block::schema::Level;
+use tempo_rs::tempodb::keys;
 
 /// As in the binary.
 #[global_allocator]
@@ -28,7 +29,7 @@ async fn open(cache_bytes: usize) -> BlockReader {
     let backend = Backend::local(root).unwrap();
     let tenant = backend.tenants().await.unwrap().remove(0);
     let block = backend.block_ids(&tenant).await.unwrap().live[0];
-    let meta = BlockMeta::from_json(&backend.read(&backend.block_key(&tenant, block, META_NAME)).await.unwrap()).unwrap();
+    let meta = BlockMeta::from_json(&backend.read(&keys::block_object(&tenant, block, META_NAME)).await.unwrap()).unwrap();
     let options = ReadOptions { dictionaries: Arc::new(DictionaryCache::new(cache_bytes)), ..ReadOptions::default() };
     BlockReader::open(&backend, &tenant, meta.into(), options, &ReadMeter::default()).await.unwrap()
 }

@@ -139,7 +139,7 @@ impl Poller {
     }
 
     /// Polls every interval until `stop` fires. The first poll is the caller's, at start ([`Self::poll`]).
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(&self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
