@@ -67,7 +67,10 @@ pub fn wanted_matches(
     match order_of(plan) {
         SearchOrder::MostRecent => matches.keep_newest(request.limit),
         // Known traces are merged and take no room; their number is bounded by the limit as well.
-        SearchOrder::FirstFound => matches.traces.truncate(request.limit.saturating_mul(2)),
+        SearchOrder::FirstFound => {
+            let known = collector.len().min(request.limit);
+            matches.traces.truncate(request.limit.saturating_add(known));
+        }
     }
     Ok(matches)
 }

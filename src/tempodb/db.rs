@@ -189,7 +189,8 @@ impl TempoDb {
         found
     }
 
-    fn blocks_for_lookup(&self, tenant: &TenantId, range: Option<TimeRange>) -> Vec<Arc<BlockMeta>> {
+    /// Returns the blocks of [`TempoDb::blocks`] and those compacted within the grace time: nothing is missing in them, some of it is twice.
+    pub fn blocks_for_lookup(&self, tenant: &TenantId, range: Option<TimeRange>) -> Vec<Arc<BlockMeta>> {
         let mut metas = self.blocks(tenant, range);
         let now = Timestamp::from_nanosecond(i128::from(self.clock.now_unix_nanos())).unwrap_or(Timestamp::MAX);
         let blocks = self.list.blocks(tenant);

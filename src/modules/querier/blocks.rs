@@ -270,7 +270,11 @@ impl Querier {
 }
 
 /// Decodes what results show and builds the hits.
-fn show(plan: &Plan, fetched: &FetchedRowGroup, matches: &engine::Matches) -> Result<Vec<crate::traceql::result::TraceHit>, BlockReadError> {
+fn show(
+    plan: &Plan,
+    fetched: &FetchedRowGroup,
+    matches: &engine::Matches,
+) -> Result<Vec<crate::traceql::result::TraceHit>, BlockReadError> {
     Ok(hits(plan, matches, &fetched.decode()?, HitRows::MatchesOnly))
 }
 

@@ -89,7 +89,7 @@ impl Querier {
         self.config.search.query_timeout.positive()
     }
 
-    /// Runs CPU work that gives up when `cancel` is dropped.
+    /// Runs CPU work on the pool; it is skipped when the job has ended before it began.
     async fn on_cpu<T: Send + 'static>(&self, name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
         self.cpu.run(name, work).await.map_err(|error| CallError::internal(error.to_string()))
     }

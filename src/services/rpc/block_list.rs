@@ -21,6 +21,10 @@ impl BlockList for TempoDb {
     fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
         self.blocks(tenant, None)
     }
+
+    fn readable_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        self.blocks_for_lookup(tenant, None)
+    }
 }
 
 pub type BlockListPort = Arc<dyn BlockList>;
