@@ -26,6 +26,8 @@ pub(crate) const JSON: &str = "application/json";
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// The header `Retry-After`.
+    pub(crate) retry_after: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -184,9 +186,11 @@ fn agent(timeout: Duration) -> ureq::Agent {
 
 fn read(response: http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
     let (head, mut body) = response.into_parts();
+    let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     Ok(Answer {
         status: head.status.as_u16(),
-        content_type: head.headers.get("content-type").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default(),
+        content_type: header("content-type").unwrap_or_default(),
+        retry_after: header("retry-after"),
         body: body.with_config().limit(MAX_ANSWER_BYTES).read_to_vec()?,
     })
 }

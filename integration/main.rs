@@ -16,6 +16,7 @@ mod disk_full;
 mod exclusive;
 mod foreign_blocks;
 mod hostile_input;
+mod limits;
 mod operations;
 mod outside_clients;
 mod own_blocks;

@@ -28,6 +28,8 @@ pub(crate) struct Wishes {
     pub(crate) eager_blocks: bool,
     /// Size of the segments of the ingest log.
     pub(crate) segment_bytes: u64,
+    /// Rate and burst of each tenant.
+    pub(crate) rate_limit_bytes: u64,
 }
 
 /// Directories, ports and configuration file of one process.
@@ -46,7 +48,8 @@ impl Place {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Wishes)) -> Self {
-        let mut wishes = Wishes { multitenancy: false, data: None, eager_blocks: false, segment_bytes: 64 << 20 };
+        let mut wishes =
+            Wishes { multitenancy: false, data: None, eager_blocks: false, segment_bytes: 64 << 20, rate_limit_bytes: 10_000_000_000 };
         change(&mut wishes);
         let folder = tempfile::Builder::new().prefix("tempo-rs-").tempdir().unwrap();
         let data = wishes.data.clone().unwrap_or_else(|| folder.path().to_owned());
@@ -83,11 +86,12 @@ storage:
   trace: {{backend: local, local: {{path: {blocks:?}}}, wal: {{path: {storage_wal:?}}}, blocklist_poll: 1s}}
 overrides:
   defaults:
-    ingestion: {{rate_limit_bytes: 10000000000, burst_size_bytes: 10000000000}}
+    ingestion: {{rate_limit_bytes: {rate_limit_bytes}, burst_size_bytes: {rate_limit_bytes}}}
     global: {{max_bytes_per_trace: 0}}
 ",
             multitenancy = wishes.multitenancy,
             segment_bytes = wishes.segment_bytes,
+            rate_limit_bytes = wishes.rate_limit_bytes,
             wal = own.join("wal"),
             storage_wal = self.folder.path().join("wal"),
         )
@@ -109,6 +113,10 @@ overrides:
 
     pub(crate) fn http_port(&self) -> u16 {
         self.http
+    }
+
+    pub(crate) fn otlp_http_port(&self) -> u16 {
+        self.otlp_http
     }
 
     pub(crate) fn grpc_port(&self) -> u16 {

@@ -87,8 +87,8 @@ fn every_way_to_push_is_found_at_once_from_blocks_and_after_a_restart() {
     let traces = traces();
     for (way, id, trace) in &traces {
         push(&client, way, trace);
-        eventually(&format!("{way}: found by id"), VISIBLE, || !client.trace(id).is_empty());
-        eventually(&format!("{way}: found by search"), VISIBLE, || client.search(&[("q", &by_case(way))]) == [hex(id)]);
+        let is_found = || !client.trace(id).is_empty() && client.search(&[("q", &by_case(way))]) == [hex(id)];
+        eventually(&format!("{way}: found by id and by search"), VISIBLE, is_found);
     }
     check_all(&client, &traces);
     assert!(place.blocks_of("single-tenant").is_empty(), "written too early");

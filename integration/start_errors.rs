@@ -75,10 +75,11 @@ fn an_unknown_target_is_named() {
 #[test]
 fn a_port_in_use_is_named() {
     let place = Place::new();
-    let taken = TcpListener::bind(("127.0.0.1", place.http_port())).unwrap();
-    let outcome = run(&[&format!("-config.file={}", place.config_file().display())]);
-    assert_refused(&outcome, &[&place.http_port().to_string(), "in use"]);
-    drop(taken);
+    for port in [place.http_port(), place.grpc_port(), place.otlp_http_port()] {
+        let _taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let outcome = run(&[&format!("-config.file={}", place.config_file().display())]);
+        assert_refused(&outcome, &[&port.to_string(), "in use"]);
+    }
     assert!(place.start().is_running());
 }
 
