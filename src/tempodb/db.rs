@@ -149,13 +149,8 @@ impl TempoDb {
     pub fn new(backend: Backend, config: &TraceStorageConfig, settings: DbSettings, clock: SharedClock, cpu: CpuPool) -> Self {
         names::describe();
         let list = Arc::new(BlockList::default());
-        let poller = Poller::new(
-            backend.clone(),
-            PollerSettings::from(config),
-            Arc::new(OwnsAll(true)),
-            Arc::clone(&clock),
-            Arc::clone(&list),
-        );
+        let poller =
+            Poller::new(backend.clone(), PollerSettings::from(config), Arc::new(OwnsAll(true)), Arc::clone(&clock), Arc::clone(&list));
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
         let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries };
         let block = config.block.clone();
@@ -356,8 +351,7 @@ mod tests {
 
     /// Trace ids with the number of blocks that hold them.
     fn expected() -> HashMap<TraceId, usize> {
-        let json: serde_json::Value =
-            serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
         let mut counts = HashMap::new();
         for block in json["alpha"].as_object().unwrap().values() {
             for id in block["traces"].as_object().unwrap().keys() {

@@ -65,22 +65,36 @@ fn text(pool: &StringPool, id: crate::model::strings::StrId) -> String {
 /// A trace of a table in the form of `expected`, without `text`.
 fn summary(table: &SpanTable, row: usize) -> Json {
     let pool = &table.strings;
-    let stats: serde_json::Map<String, Json> = table.traces.service_stats_of.range(row)
+    let stats: serde_json::Map<String, Json> = table
+        .traces
+        .service_stats_of
+        .range(row)
         .map(|at| {
             let stats = &table.traces.service_stats;
             (text(pool, stats.service_name[at]), json!([stats.span_count[at], stats.error_count[at]]))
         })
         .collect();
-    let batches: Vec<Json> = table.traces.resources.range(row)
+    let batches: Vec<Json> = table
+        .traces
+        .resources
+        .range(row)
         .map(|resource| {
             let counts: Vec<usize> = table.resources.scopes.range(resource).map(|scope| table.scopes.spans.range(scope).len()).collect();
             json!([text(pool, table.resources.service_name[resource]), counts])
         })
         .collect();
-    let spans: Vec<Json> = table.spans_of_trace(row)
+    let spans: Vec<Json> = table
+        .spans_of_trace(row)
         .map(|span| {
             let s = &table.spans;
-            json!([s.span_id[span].to_string(), s.kind[span], s.nested_left[span], s.nested_right[span], s.nested_parent[span], s.child_count[span]])
+            json!([
+                s.span_id[span].to_string(),
+                s.kind[span],
+                s.nested_left[span],
+                s.nested_right[span],
+                s.nested_parent[span],
+                s.child_count[span]
+            ])
         })
         .collect();
     json!({
@@ -158,7 +172,9 @@ async fn row_groups_decode_to_all_traces_in_order() {
 type CanonicalSpan = Json;
 
 fn non_default(fields: impl IntoIterator<Item = (&'static str, Json)>) -> Json {
-    let kept = fields.into_iter().filter(|(_, value)| !matches!(value, Json::Null) && *value != json!("") && *value != json!("0") && *value != json!([]));
+    let kept = fields
+        .into_iter()
+        .filter(|(_, value)| !matches!(value, Json::Null) && *value != json!("") && *value != json!("0") && *value != json!([]));
     Json::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
@@ -173,8 +189,10 @@ fn spans_of_table(table: &SpanTable) -> Vec<((String, String, i32), CanonicalSpa
             if !service.is_empty() {
                 attributes.push(json!(["service.name", { "stringValue": service }]));
             }
-            let resource_json =
-                non_default([("attributes", json!(attributes)), ("dropped", json!(table.resources.dropped_attributes[resource].to_string()))]);
+            let resource_json = non_default([
+                ("attributes", json!(attributes)),
+                ("dropped", json!(table.resources.dropped_attributes[resource].to_string())),
+            ]);
             for scope in table.resources.scopes.range(resource) {
                 let scope_json = non_default([
                     ("name", json!(text(pool, table.scopes.name[scope]))),
@@ -195,7 +213,9 @@ fn spans_of_table(table: &SpanTable) -> Vec<((String, String, i32), CanonicalSpa
 
 fn span_of_table(table: &SpanTable, span: usize) -> Json {
     let (pool, s, e, l) = (&table.strings, &table.spans, &table.events, &table.links);
-    let events: Vec<Json> = s.events.range(span)
+    let events: Vec<Json> = s
+        .events
+        .range(span)
         .map(|event| {
             non_default([
                 ("time", json!(s.start_unix_nanos[span].wrapping_add(e.time_since_start_nanos[event]).to_string())),
@@ -205,7 +225,9 @@ fn span_of_table(table: &SpanTable, span: usize) -> Json {
             ])
         })
         .collect();
-    let links: Vec<Json> = s.links.range(span)
+    let links: Vec<Json> = s
+        .links
+        .range(span)
         .map(|link| {
             non_default([
                 ("trace", if l.trace_id[link].is_zero() { Json::Null } else { json!(l.trace_id[link].to_string()) }),
@@ -248,7 +270,9 @@ fn value_of_table(pool: &StringPool, attrs: &Attrs, value: Value) -> Json {
             json!({ "arrayValue": values })
         }
         Value::Json(id) if pool.get(id).is_empty() => json!({}),
-        Value::Json(id) => serde_json::from_slice(pool.get(id)).map_or_else(|_| json!({ "json": text(pool, id) }), |json| canonical_value(&json)),
+        Value::Json(id) => {
+            serde_json::from_slice(pool.get(id)).map_or_else(|_| json!({ "json": text(pool, id) }), |json| canonical_value(&json))
+        }
     }
 }
 
@@ -270,7 +294,9 @@ fn canonical_value(value: &Json) -> Json {
             });
             json!({ kind: double_text(number) })
         }
-        "arrayValue" => json!({ kind: content["values"].as_array().map_or_else(Vec::new, |values| values.iter().map(canonical_value).collect()) }),
+        "arrayValue" => {
+            json!({ kind: content["values"].as_array().map_or_else(Vec::new, |values| values.iter().map(canonical_value).collect()) })
+        }
         "kvlistValue" => json!({ kind: canonical_attributes(&content["values"]) }),
         "stringValue" | "boolValue" | "bytesValue" => json!({ kind: content }),
         other => panic!("unknown value {other}"),
@@ -329,7 +355,8 @@ fn spans_of_otlp(message: &Json) -> Vec<((String, String, i32), CanonicalSpan)> 
             for span in list(&scope["spans"]) {
                 let kind = enum_number(&span["kind"], &KINDS);
                 let id = |value: &Json, digits| id_text(value, digits).as_str().unwrap_or_default().to_owned();
-                let events: Vec<Json> = list(&span["events"]).iter()
+                let events: Vec<Json> = list(&span["events"])
+                    .iter()
                     .map(|e| {
                         non_default([
                             ("time", number_text(&e["timeUnixNano"])),
@@ -339,7 +366,8 @@ fn spans_of_otlp(message: &Json) -> Vec<((String, String, i32), CanonicalSpan)> 
                         ])
                     })
                     .collect();
-                let links: Vec<Json> = list(&span["links"]).iter()
+                let links: Vec<Json> = list(&span["links"])
+                    .iter()
                     .map(|l| {
                         non_default([
                             ("trace", id_text(&l["traceId"], 32)),
@@ -471,7 +499,11 @@ async fn spans_equal_those_that_were_sent() {
                 let span = as_stored(span, &[]).to_string();
                 let candidates = &sent[&key];
                 if !candidates.contains(&span) {
-                    assert_eq!(serde_json::from_str::<Json>(&span).unwrap(), serde_json::from_str::<Json>(candidates.first().unwrap()).unwrap(), "{tenant} {key:?}");
+                    assert_eq!(
+                        serde_json::from_str::<Json>(&span).unwrap(),
+                        serde_json::from_str::<Json>(candidates.first().unwrap()).unwrap(),
+                        "{tenant} {key:?}"
+                    );
                 }
                 seen.insert(key);
             }
@@ -527,8 +559,15 @@ async fn chosen_keys_give_the_same_attributes_as_all() {
         for group in 0..reader.row_groups() {
             let meter = ReadMeter::default();
             let all = reader.read_row_group(group, &Projection::all(), None, &meter).await.unwrap();
-            let used: BTreeSet<String> =
-                all.spans.attrs.keys.iter().chain(&all.resources.attrs.keys).chain(&all.events.attrs.keys).map(|&key| text(&all.strings, key)).collect();
+            let used: BTreeSet<String> = all
+                .spans
+                .attrs
+                .keys
+                .iter()
+                .chain(&all.resources.attrs.keys)
+                .chain(&all.events.attrs.keys)
+                .map(|&key| text(&all.strings, key))
+                .collect();
             let used: Vec<&str> = used.iter().map(String::as_str).collect();
             for keys in used.chunks(1).chain(used.chunks(3)).chain([&["no such key"][..]]) {
                 let mut projection = Projection::default();
@@ -555,7 +594,12 @@ async fn chosen_keys_give_the_same_attributes_as_all() {
 async fn kinds_leave_out_other_values_only() {
     for (_, Opened { reader, .. }) in open_all("vParquet5").await {
         let all = reader.read_row_group(0, &Projection::all(), None, &ReadMeter::default()).await.unwrap();
-        for (kinds, name) in [(ValueKinds::STR, "stringValue"), (ValueKinds::INT, "intValue"), (ValueKinds::DOUBLE, "doubleValue"), (ValueKinds::BOOL, "boolValue")] {
+        for (kinds, name) in [
+            (ValueKinds::STR, "stringValue"),
+            (ValueKinds::INT, "intValue"),
+            (ValueKinds::DOUBLE, "doubleValue"),
+            (ValueKinds::BOOL, "boolValue"),
+        ] {
             let keys: BTreeSet<String> = all.spans.attrs.keys.iter().map(|&key| text(&all.strings, key)).collect();
             let mut projection = Projection::default();
             let selection = keys.iter().map(|key| AttrKey { key: key.as_bytes().to_vec(), kinds }).collect();
@@ -584,7 +628,8 @@ async fn selected_rows_equal_those_of_the_whole_row_group() {
             let some = reader.read_row_group(group, &Projection::all(), Some(&selection), &meter).await.unwrap();
             let ids: Vec<TraceId> = rows.iter().map(|&row| all.traces.ids[row]).collect();
             assert_eq!(some.traces.ids, ids);
-            let wanted: Vec<_> = spans_of_table(&all).into_iter().filter(|((trace, ..), _)| ids.iter().any(|id| id.to_string() == *trace)).collect();
+            let wanted: Vec<_> =
+                spans_of_table(&all).into_iter().filter(|((trace, ..), _)| ids.iter().any(|id| id.to_string() == *trace)).collect();
             assert_eq!(spans_of_table(&some), wanted, "{tenant} {group}");
             for (at, &row) in rows.iter().enumerate() {
                 assert_eq!(summary(&some, at), summary(&all, row));
@@ -639,10 +684,13 @@ async fn pruning_keeps_what_is_there_and_drops_what_is_not() {
             let table = reader.read_row_group(group, &Projection::all(), None, &meter).await.unwrap();
             let pool = &table.strings;
             for &name in &table.spans.name {
-                let found = reader.row_group_may_contain(group, &StringColumn::SpanName, &|value| value == pool.get(name), &meter).await.unwrap();
+                let found =
+                    reader.row_group_may_contain(group, &StringColumn::SpanName, &|value| value == pool.get(name), &meter).await.unwrap();
                 assert!(found, "{tenant}");
             }
-            assert!(!reader.row_group_may_contain(group, &StringColumn::SpanName, &|value| value == b"no such name", &meter).await.unwrap());
+            assert!(
+                !reader.row_group_may_contain(group, &StringColumn::SpanName, &|value| value == b"no such name", &meter).await.unwrap()
+            );
             for span in 0..table.span_count() {
                 for (key, value) in table.spans.attrs.of_owner(span) {
                     let (level, key) = (schema::Level::Span, pool.get(key).to_vec());
