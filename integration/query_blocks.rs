@@ -14,34 +14,39 @@ use tempo_rs::modules::querier::{self, Querier};
 use tempo_rs::modules::query_frontend::limits::QueryLimits;
 use tempo_rs::modules::query_frontend::tenancy::Tenancy;
 use tempo_rs::modules::query_frontend::{self, QueryFrontend};
-use tempo_rs::services::rpc::block_list::BlockList;
+use tempo_rs::services::rpc::block_list::BlockListPort;
 use tempo_rs::tempodb::backend::Backend;
 use tempo_rs::tempodb::block::meta::BlockMeta;
-use tempo_rs::tempodb::block::read::ReadOptions;
+use tempo_rs::tempodb::blocklist::BlockList;
+use tempo_rs::tempodb::db::{DbSettings, TempoDb};
 use tower::ServiceExt as _;
 
 const BLOCKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks/vParquet5");
 const ANSWERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks/api/vParquet5");
 
-/// The blocks of a folder, found by their metas.
-struct FolderBlocks;
-
-impl BlockList for FolderBlocks {
-    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
-        let folders = std::fs::read_dir(Path::new(BLOCKS).join(tenant.as_str())).expect("tenant folder").flatten();
-        let metas = folders.filter_map(|folder| std::fs::read(folder.path().join("meta.json")).ok());
-        metas.map(|meta| Arc::new(BlockMeta::from_json(&meta).expect("meta"))).collect()
+/// A block list with what the folders hold.
+fn block_list() -> Arc<BlockList> {
+    let list = BlockList::default();
+    for tenant in ["alpha", "beta"] {
+        for block in std::fs::read_dir(Path::new(BLOCKS).join(tenant)).expect("tenant folder").flatten() {
+            if let Ok(meta) = std::fs::read(block.path().join("meta.json")) {
+                list.add(&TenantId::parse(tenant).expect("tenant"), Arc::new(BlockMeta::from_json(&meta).expect("meta")));
+            }
+        }
     }
+    Arc::new(list)
 }
 
 fn api() -> axum::Router {
     let cpu = CpuPool::new("query", 2).expect("threads");
+    let backend = Backend::local(BLOCKS).expect("folder");
+    let db = Arc::new(TempoDb::new(backend, block_list(), DbSettings::default(), Arc::new(SystemClock), cpu.clone()));
+    let blocks: BlockListPort = Arc::clone(&db) as BlockListPort;
     let querier = Querier::new(querier::Parts {
         config: Default::default(),
         span_readers: Vec::new(),
-        backend: Backend::local(BLOCKS).expect("folder"),
-        read_options: ReadOptions::default(),
-        blocks: Arc::new(FolderBlocks),
+        db,
+        blocks: Arc::clone(&blocks),
         cpu: cpu.clone(),
     });
     let frontend = QueryFrontend::new(query_frontend::Parts {
@@ -49,7 +54,7 @@ fn api() -> axum::Router {
         tenancy: Tenancy { multitenancy_enabled: true, multi_tenant_queries_enabled: true },
         search_end_cutoff: None,
         querier: Arc::new(querier),
-        blocks: Arc::new(FolderBlocks),
+        blocks,
         limits: Arc::new(|_| QueryLimits::default()),
         clock: Arc::new(SystemClock),
         cpu,
@@ -129,8 +134,10 @@ async fn searches_find_what_the_blocks_hold() {
     assert_eq!(ids(&newest, 5), ids(&all, 5));
     let orphan = get(&api, "alpha", &format!("/api/search?q=%7Bname%3D%22orphan-kid%22%7D&{window}")).await;
     let found = &orphan["traces"][0];
-    assert_eq!((&found["traceID"], &found["rootServiceName"]), (&json!("63df018bb6b87bac5e1ceda39d8fd16e"), &json!("<root span not yet received>")));
+    assert_eq!((&found["traceID"], &found["rootServiceName"]), (&json!("63df018bb6b87bac5e1ceda39d8fd16e"), &json!("checkout")));
     assert_eq!(found["spanSet"]["spans"][0]["name"], "orphan-kid");
+    let rootless = get(&api, "alpha", &format!("/api/search?q=%7Bresource.service.name%3D%22rootless%22%7D&{window}")).await;
+    assert_eq!(rootless["traces"][0]["rootServiceName"], "<root span not yet received>");
     let nothing = get(&api, "alpha", &format!("/api/search?q=%7Bname%3D%22nix%22%7D&{window}")).await;
     assert_eq!(nothing["traces"], json!([]));
 }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::base::duration::GoDuration;
 use crate::base::yaml::node::Node;
 use crate::model::ids::TenantId;
-use crate::modules::distributor::limits::{IngestionLimits, RateStrategy, TenantLimits};
+use crate::modules::distributor::limits::{IngestionLimits, TenantLimits};
 use crate::modules::query_frontend::limits::{LimitsOf, QueryLimits};
 use crate::services::overrides::Overrides;
 use crate::services::overrides::limits::Limits;
@@ -15,20 +14,9 @@ pub(super) struct IngestionLimitsOf(pub(super) Arc<Overrides>);
 
 impl IngestionLimits for IngestionLimitsOf {
     fn ingestion(&self, tenant: &TenantId) -> TenantLimits {
-        let limits = self.0.for_tenant(tenant);
-        let ingestion = &limits.ingestion;
-        TenantLimits {
-            // Only the defaults choose the strategy; without a distributor ring, global acts as local.
-            rate_strategy: match self.0.defaults().ingestion.rate_strategy.as_str() {
-                "global" => RateStrategy::Global,
-                _ => RateStrategy::Local,
-            },
-            rate_limit_bytes: ingestion.rate_limit_bytes,
-            burst_size_bytes: ingestion.burst_size_bytes,
-            max_attribute_bytes: ingestion.max_attribute_bytes,
-            artificial_delay: ingestion.artificial_delay.map(GoDuration::to_std),
-            retry_info_enabled: ingestion.retry_info_enabled.unwrap_or(true),
-        }
+        // Only the defaults choose the strategy.
+        let strategy = TenantLimits::from(&self.0.defaults().ingestion).rate_strategy;
+        TenantLimits { rate_strategy: strategy, ..TenantLimits::from(&self.0.for_tenant(tenant).ingestion) }
     }
 }
 

@@ -16,21 +16,24 @@ use super::limits::{IngestionLimitsOf, query_limits};
 use super::ops::ReadyCheck;
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
-use crate::model::ids::TenantId;
 use crate::modules::distributor::options::DistributorOptions;
 use crate::modules::distributor::{BoundDistributor, Distributor};
-use crate::modules::live_store::{self, LiveStore};
+use crate::modules::live_store::{self, LiveStore, NewBlockSettings};
 use crate::modules::querier::{self, Querier};
 use crate::modules::query_frontend::tenancy::Tenancy;
 use crate::modules::query_frontend::{self, QueryFrontend};
 use crate::services::ingest_log::SharedIngestLog;
 use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::services::overrides::Overrides;
-use crate::services::rpc::block_list::BlockList;
 use crate::services::rpc::querier::QuerierPort;
 use crate::services::rpc::span_reader::SpanReaderPort;
-use crate::tempodb::block::meta::BlockMeta;
-use crate::tempodb::db::TempoDb;
+use crate::tempodb::backend::Backend;
+use crate::tempodb::block::bloom::BloomParams;
+use crate::tempodb::block::dedicated::{DedicatedColumn, DedicatedKind, DedicatedScope};
+use crate::tempodb::blocklist::BlockList;
+use crate::tempodb::config::DedicatedColumnConfig;
+use crate::tempodb::db::{DbSettings, TempoDb};
+use crate::tempodb::poller::{OwnsAll, Poller, PollerSettings};
 
 /// A row of the table: what the graph needs to know, and how the module is built once everything it needs is.
 pub(super) struct Module {
@@ -156,17 +159,22 @@ impl Service for IngestLogService {
 }
 
 async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
-    let db = TempoDb::open(&context.loaded.config.storage.trace, Arc::clone(&context.clock), context.cpu.clone()).context("storage.trace")?;
-    context.db = Some(Arc::clone(&db));
-    Ok(Box::new(StoreService(db)))
+    let config = &context.loaded.config.storage.trace;
+    anyhow::ensure!(config.backend == "local", "storage.trace.backend: {} is not supported yet; use local", config.backend);
+    let backend = Backend::local(&config.local.path)?;
+    let list = Arc::new(BlockList::default());
+    let (settings, clock) = (PollerSettings::from(config), Arc::clone(&context.clock));
+    let poller = Poller::new(backend.clone(), settings, Arc::new(OwnsAll(true)), Arc::clone(&clock), Arc::clone(&list));
+    context.db = Some(Arc::new(TempoDb::new(backend, list, DbSettings::default(), clock, context.cpu.clone())));
+    Ok(Box::new(StoreService(poller)))
 }
 
-struct StoreService(Arc<TempoDb>);
+struct StoreService(Poller);
 
 #[async_trait]
 impl Service for StoreService {
     async fn start(&mut self) -> anyhow::Result<()> {
-        self.0.poll_first().await.context("first poll of the block list")
+        self.0.poll().await.context("first poll of the block list")
     }
 
     async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -175,19 +183,11 @@ impl Service for StoreService {
     }
 }
 
-/// The block list as roles ask for it.
-struct BlocksOf(Arc<TempoDb>);
-
-impl BlockList for BlocksOf {
-    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
-        self.0.live_blocks(tenant)
-    }
-}
-
 async fn build_live_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
     let dependencies = live_store::Dependencies {
         log: built(&context.log)?,
         db: built(&context.db)?,
+        new_blocks: new_block_settings(context)?,
         cpu: context.cpu.clone(),
         clock: Arc::clone(&context.clock),
     };
@@ -197,6 +197,38 @@ async fn build_live_store(context: &mut Context) -> anyhow::Result<Box<dyn Servi
     context.ready_checks.push(Box::new(move || (!checked.is_ready()).then(|| "LiveStore not ready: live-store is starting".to_owned())));
     context.recent_spans.push(Arc::clone(&store) as SpanReaderPort);
     Ok(Box::new(LiveStoreService { store, running: None }))
+}
+
+fn new_block_settings(context: &Context) -> anyhow::Result<NewBlockSettings> {
+    let block = &context.loaded.config.storage.trace.block;
+    let (overrides, default_columns) = (built(&context.overrides)?, columns_of(&block.parquet_dedicated_columns)?);
+    Ok(NewBlockSettings {
+        bloom: BloomParams {
+            false_positive_rate: block.bloom_filter_false_positive,
+            shard_size_bytes: usize::try_from(block.bloom_filter_shard_size_bytes)?,
+        },
+        dedicated_columns: Box::new(move |tenant| {
+            let own = &overrides.for_tenant(tenant).storage.parquet_dedicated_columns;
+            if own.is_empty() {
+                return default_columns.clone();
+            }
+            columns_of(own).unwrap_or_else(|problem| {
+                warn!(%tenant, err = %problem, "dedicated columns of the tenant are invalid, taking the defaults");
+                default_columns.clone()
+            })
+        }),
+    })
+}
+
+/// Turns configured columns into those of the block format.
+fn columns_of(configured: &[DedicatedColumnConfig]) -> anyhow::Result<Vec<DedicatedColumn>> {
+    let column = |config: &DedicatedColumnConfig| {
+        let scope = DedicatedScope::parse(&config.scope).with_context(|| format!("unsupported dedicated column scope '{}'", config.scope))?;
+        let kind = DedicatedKind::parse(&config.r#type).with_context(|| format!("unsupported dedicated column type '{}'", config.r#type))?;
+        let column = DedicatedColumn::new(scope, &config.name, kind);
+        Ok(config.options.iter().fold(column, |column, option| column.with_option(option)))
+    };
+    configured.iter().map(column).collect()
 }
 
 struct LiveStoreService {
@@ -240,9 +272,8 @@ async fn build_querier(context: &mut Context) -> anyhow::Result<Box<dyn Service>
     let parts = querier::Parts {
         config: context.loaded.config.querier.clone(),
         span_readers: context.recent_spans.clone(),
-        backend: built(&context.db)?.backend().clone(),
-        read_options: built(&context.db)?.read_options().clone(),
-        blocks: Arc::new(BlocksOf(built(&context.db)?)),
+        db: built(&context.db)?,
+        blocks: built(&context.db)?,
         cpu: context.cpu.clone(),
     };
     context.querier = Some(Arc::new(Querier::new(parts)));
@@ -260,7 +291,7 @@ async fn build_query_frontend(context: &mut Context) -> anyhow::Result<Box<dyn S
         },
         search_end_cutoff: frontend.is_query_end_cutoff_set.then(|| frontend.query_end_cutoff.to_std()),
         querier: built(&context.querier)?,
-        blocks: Arc::new(BlocksOf(built(&context.db)?)),
+        blocks: built(&context.db)?,
         limits: query_limits(built(&context.overrides)?),
         clock: Arc::clone(&context.clock),
         cpu: context.cpu.clone(),

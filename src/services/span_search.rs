@@ -4,6 +4,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use crate::base::bitset::Bitset;
 use crate::base::error_class::ErrorClass;
 use crate::model::span_table::SpanTable;
 use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
@@ -34,22 +35,42 @@ pub fn tag_selection(filter: &str) -> TagSelection {
     extract_conditions(filter, usize::MAX).map(|filter| TagSelection::new(&filter)).unwrap_or_default()
 }
 
+/// A table to search: all of it, or some rows.
+pub struct SearchedTable<'a> {
+    pub table: &'a SpanTable,
+    /// Rows that count; `None`: all.
+    pub rows: Option<Bitset>,
+}
+
+impl<'a> From<&'a SpanTable> for SearchedTable<'a> {
+    fn from(table: &'a SpanTable) -> Self {
+        Self { table, rows: None }
+    }
+}
+
 /// Evaluates one table and keeps only matches that would change the answer.
 pub fn wanted_matches(
     plan: &Plan,
     request: &SearchRequest,
-    table: &SpanTable,
+    searched: SearchedTable<'_>,
     collector: &SearchCollector,
     cancelled: &AtomicBool,
 ) -> Result<Matches, CallError> {
-    let rows = request.rows(table);
+    let SearchedTable { table, rows } = searched;
+    let rows = match (request.rows(table), rows) {
+        (Some(in_time), Some(rows)) => Some(rows.filter(|row| in_time.contains(row))),
+        (in_time, rows) => in_time.or(rows),
+    };
     let options = EvaluateOptions { rows: rows.as_ref(), spans_per_span_set: request.spans_per_span_set, cancelled };
     let mut matches = evaluate(plan, table, options).map_err(engine_error)?;
     matches.traces.retain(|trace| collector.wants(trace.trace_id, trace.start_unix_nanos));
     match order_of(plan) {
         SearchOrder::MostRecent => matches.keep_newest(request.limit),
         // Known traces are merged and take no room; their number is bounded by the limit as well.
-        SearchOrder::FirstFound => matches.traces.truncate(request.limit.saturating_mul(2)),
+        SearchOrder::FirstFound => {
+            let known = collector.len().min(request.limit);
+            matches.traces.truncate(request.limit.saturating_add(known));
+        }
     }
     Ok(matches)
 }
@@ -61,15 +82,16 @@ pub fn inspection_of(inspected: Inspected) -> Inspection {
 
 /// Searches `tables`, newest data first.
 pub fn search_tables<'a>(
-    tables: impl IntoIterator<Item = &'a SpanTable>,
+    tables: impl IntoIterator<Item = SearchedTable<'a>>,
     request: &SearchRequest,
     cancelled: &AtomicBool,
 ) -> Result<SearchReply, CallError> {
     let plan = plan_search(request)?;
     let mut collector = SearchCollector::new(request.limit, order_of(&plan));
     let mut inspection = Inspection::default();
-    for table in tables {
-        let matches = wanted_matches(&plan, request, table, &collector, cancelled)?;
+    for searched in tables {
+        let table = searched.table;
+        let matches = wanted_matches(&plan, request, searched, &collector, cancelled)?;
         inspection.add(inspection_of(matches.inspected));
         hits(&plan, &matches, table, HitRows::Same).into_iter().for_each(|hit| collector.add(hit));
         // Nothing is known about the times of the tables that are left, so only a search without order ends early.

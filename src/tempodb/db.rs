@@ -13,22 +13,18 @@ use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::backend::{Backend, BackendError};
-use super::block::bloom::BloomParams;
-use super::block::dedicated::{self, DedicatedColumn};
+use super::backend::Backend;
 use super::block::dictionary_cache::DictionaryCache;
 use super::block::error::BlockReadError;
-use super::block::meta::{BlockId, BlockMeta, BlockVersion, is_preview};
+use super::block::meta::{BlockId, BlockMeta, is_preview};
 use super::block::read::{BlockReader, ReadMeter, ReadOptions};
 use super::blocklist::BlockList;
-use super::config::{BlockConfig, TraceStorageConfig};
 use super::metrics as names;
-use super::poller::{OwnsAll, PollError, Poller, PollerSettings};
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::{CpuPool, CpuPoolError};
+use crate::base::error_class::ErrorClass;
 use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::SpanTable;
 
@@ -43,7 +39,7 @@ const MAX_QUARANTINED: usize = 10_000;
 pub struct DbSettings {
     /// Footers kept open; a footer takes some 100 KB.
     pub max_open_readers: usize,
-    /// Decoded dictionaries of foreign blocks.
+    /// Decoded dictionaries; that of all attribute values in a foreign block alone takes some 10 MB.
     pub dictionary_cache_bytes: usize,
     pub verify_checksums: bool,
     /// Compacted blocks are still asked for this long, because others may not know their successor yet: twice the poll interval.
@@ -98,25 +94,28 @@ pub enum DbError {
     Cpu(#[from] CpuPoolError),
 }
 
-/// Why the storage of a process cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("unknown backend {0}")]
-    UnknownBackend(String),
-    #[error("backend {0} is not supported yet")]
-    UnsupportedBackend(String),
-    #[error("please provide a path for the local backend")]
-    NoPath,
-    #[error(transparent)]
-    Backend(#[from] BackendError),
+impl DbError {
+    /// Whether the block itself is broken, so that trying again is useless.
+    pub fn is_corrupt(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_corrupt(),
+            Self::Quarantined => true,
+            Self::Cpu(_) => false,
+        }
+    }
+
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Read(error) => error.class(),
+            Self::Quarantined | Self::Cpu(_) => ErrorClass::Internal,
+        }
+    }
 }
 
 /// All blocks of all tenants.
 pub struct TempoDb {
     backend: Backend,
     list: Arc<BlockList>,
-    poller: Poller,
-    block: BlockConfig,
     settings: DbSettings,
     options: ReadOptions,
     clock: SharedClock,
@@ -132,73 +131,11 @@ struct Readers {
 }
 
 impl TempoDb {
-    /// Opens the configured backend. The block list is empty until [`Self::poll_first`].
-    pub fn open(config: &TraceStorageConfig, clock: SharedClock, cpu: CpuPool) -> Result<Arc<Self>, OpenError> {
-        let backend = match config.backend.as_str() {
-            "local" if config.local.path.is_empty() => return Err(OpenError::NoPath),
-            "local" => Backend::local(&config.local.path)?,
-            "s3" | "gcs" | "azure" => return Err(OpenError::UnsupportedBackend(config.backend.clone())),
-            other => return Err(OpenError::UnknownBackend(other.to_owned())),
-        };
-        let grace = SignedDuration::from_nanos(config.blocklist_poll.as_nanos().saturating_mul(2));
-        let settings = DbSettings { compacted_grace: grace, ..DbSettings::default() };
-        Ok(Arc::new(Self::new(backend, config, settings, clock, cpu)))
-    }
-
-    /// Takes a backend that is already open. This process builds the tenant indexes.
-    pub fn new(backend: Backend, config: &TraceStorageConfig, settings: DbSettings, clock: SharedClock, cpu: CpuPool) -> Self {
+    pub fn new(backend: Backend, list: Arc<BlockList>, settings: DbSettings, clock: SharedClock, cpu: CpuPool) -> Self {
         names::describe();
-        let list = Arc::new(BlockList::default());
-        let poller =
-            Poller::new(backend.clone(), PollerSettings::from(config), Arc::new(OwnsAll(true)), Arc::clone(&clock), Arc::clone(&list));
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
         let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries };
-        let block = config.block.clone();
-        Self { backend, list, poller, block, settings, options, clock, cpu, readers: Mutex::default(), quarantined: Mutex::default() }
-    }
-
-    /// Fills the block list; to be called once before anything is answered.
-    pub async fn poll_first(&self) -> Result<(), PollError> {
-        self.poller.poll().await
-    }
-
-    /// Keeps the block list up to date until `stop` fires.
-    pub async fn run(&self, stop: CancellationToken) {
-        self.poller.run(stop).await;
-    }
-
-    /// Lists a block that this process has just written, so that it is found before the next poll.
-    pub fn add_block(&self, tenant: &TenantId, meta: BlockMeta) {
-        self.list.add(tenant, Arc::new(meta));
-    }
-
-    /// Returns all live blocks of a tenant, in no particular order.
-    pub fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
-        self.list.blocks(tenant).live.clone()
-    }
-
-    /// How blocks are to be read by this process; readers share its dictionaries.
-    pub fn read_options(&self) -> &ReadOptions {
-        &self.options
-    }
-
-    /// Returns the dedicated columns of new blocks. Lists of single tenants are not known here.
-    pub fn dedicated_columns(&self, _tenant: &TenantId) -> Vec<DedicatedColumn> {
-        let columns = self.block.parquet_dedicated_columns.iter().map(|column| DedicatedColumn {
-            scope: column.scope.clone(),
-            name: column.name.clone(),
-            kind: column.r#type.clone(),
-            options: column.options.clone(),
-        });
-        dedicated::filter_for_version(&columns.collect::<Vec<_>>(), BlockVersion::VParquet5)
-    }
-
-    /// Returns the size of bloom filters of new blocks.
-    pub fn bloom_params(&self) -> BloomParams {
-        BloomParams {
-            false_positive_rate: self.block.bloom_filter_false_positive,
-            shard_size_bytes: usize::try_from(self.block.bloom_filter_shard_size_bytes).unwrap_or(usize::MAX),
-        }
+        Self { backend, list, settings, options, clock, cpu, readers: Mutex::default(), quarantined: Mutex::default() }
     }
 
     pub fn backend(&self) -> &Backend {
@@ -219,7 +156,7 @@ impl TempoDb {
     }
 
     /// Returns a reader, from memory when the block is open.
-    pub async fn reader(&self, tenant: &TenantId, meta: &Arc<BlockMeta>, meter: &ReadMeter) -> Result<Arc<BlockReader>, DbError> {
+    pub async fn open(&self, tenant: &TenantId, meta: &Arc<BlockMeta>, meter: &ReadMeter) -> Result<Arc<BlockReader>, DbError> {
         if self.quarantined.lock().contains_key(&meta.block_id) {
             return Err(DbError::Quarantined);
         }
@@ -253,7 +190,8 @@ impl TempoDb {
         found
     }
 
-    fn blocks_for_lookup(&self, tenant: &TenantId, range: Option<TimeRange>) -> Vec<Arc<BlockMeta>> {
+    /// Returns the blocks of [`TempoDb::blocks`] and those compacted within the grace time: nothing is missing in them, some of it is twice.
+    pub fn blocks_for_lookup(&self, tenant: &TenantId, range: Option<TimeRange>) -> Vec<Arc<BlockMeta>> {
         let mut metas = self.blocks(tenant, range);
         let now = Timestamp::from_nanosecond(i128::from(self.clock.now_unix_nanos())).unwrap_or(Timestamp::MAX);
         let blocks = self.list.blocks(tenant);
@@ -270,7 +208,7 @@ impl TempoDb {
         id: TraceId,
         meter: &ReadMeter,
     ) -> Result<Option<SpanTable>, DbError> {
-        let reader = self.reader(tenant, meta, meter).await?;
+        let reader = self.open(tenant, meta, meter).await?;
         let fetched = reader.fetch_trace(id, meter).await.map_err(|error| self.failure(tenant, meta.block_id, error))?;
         let Some(fetched) = fetched else { return Ok(None) };
         let decoded = self.cpu.run("decode_trace", move || fetched.decode()).await?;
@@ -318,18 +256,22 @@ mod tests {
     use std::path::Path;
 
     use super::super::keys;
+    use super::super::poller::{OwnsAll, Poller, PollerSettings};
     use super::*;
     use crate::base::clock::ManualClock;
+    use crate::tempodb::config::TraceStorageConfig;
 
     /// A copy of the fixture blocks, and a database over it after one poll. The files go with the folder.
     async fn open(folder: &str, settings: DbSettings) -> (TempoDb, tempfile::TempDir) {
         let copy = tempfile::tempdir().unwrap();
         copy_folder(&Path::new("testdata/blocks").join(folder), copy.path());
         let backend = Backend::local(copy.path()).unwrap();
+        let list = Arc::new(BlockList::default());
         let clock = Arc::new(ManualClock::at(1_795_400_000_000_000_000));
-        let db = TempoDb::new(backend, &TraceStorageConfig::default(), settings, clock, CpuPool::new("test", 1).unwrap());
-        db.poll_first().await.unwrap();
-        (db, copy)
+        let settings_of_poller = PollerSettings::from(&TraceStorageConfig::default());
+        let poller = Poller::new(backend.clone(), settings_of_poller, Arc::new(OwnsAll(true)), clock.clone(), Arc::clone(&list));
+        poller.poll().await.unwrap();
+        (TempoDb::new(backend, list, settings, clock, CpuPool::new("test", 1).unwrap()), copy)
     }
 
     fn copy_folder(from: &Path, to: &Path) {
@@ -351,7 +293,8 @@ mod tests {
 
     /// Trace ids with the number of blocks that hold them.
     fn expected() -> HashMap<TraceId, usize> {
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
         let mut counts = HashMap::new();
         for block in json["alpha"].as_object().unwrap().values() {
             for id in block["traces"].as_object().unwrap().keys() {
@@ -373,24 +316,6 @@ mod tests {
         assert_eq!(db.readers.lock().open.len(), 1);
         let unknown = db.find_trace(&TenantId::parse("nobody").unwrap(), TraceId([1; 16]), None, &ReadMeter::default()).await;
         assert_eq!(unknown.blocks, 0);
-    }
-
-    #[tokio::test]
-    async fn only_local_storage_can_be_opened_and_settings_reach_the_writer() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = TraceStorageConfig { backend: "local".to_owned(), ..TraceStorageConfig::default() };
-        config.local.path = folder.path().join("new").to_str().unwrap().to_owned();
-        let open = |config: &TraceStorageConfig| {
-            TempoDb::open(config, Arc::new(ManualClock::at(0)), CpuPool::new("test", 1).unwrap()).map_err(|error| error.to_string())
-        };
-        let db = open(&config).unwrap_or_else(|error| panic!("{error}"));
-        db.poll_first().await.unwrap();
-        assert_eq!(db.dedicated_columns(&alpha()), dedicated::default_columns());
-        assert_eq!(db.bloom_params(), BloomParams::default());
-        for (backend, text) in [("s3", "backend s3 is not supported yet"), ("", "unknown backend "), ("floppy", "unknown backend floppy")] {
-            config.backend = backend.to_owned();
-            assert_eq!(open(&config).err().as_deref(), Some(text));
-        }
     }
 
     #[tokio::test]

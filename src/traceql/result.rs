@@ -127,7 +127,9 @@ impl TraceHit {
 impl SpanSetHit {
     /// Sets are the same group when their `by(…)` attributes agree.
     fn is_same_group(&self, other: &Self) -> bool {
-        let groups = |set: &'_ Self| -> Vec<(Arc<str>, Static)> { set.attributes.iter().filter(|(key, _)| key.starts_with("by")).cloned().collect() };
+        let groups = |set: &'_ Self| -> Vec<(Arc<str>, Static)> {
+            set.attributes.iter().filter(|(key, _)| key.starts_with("by")).cloned().collect()
+        };
         groups(self) == groups(other)
     }
 }
@@ -242,7 +244,11 @@ mod tests {
     }
 
     fn set(key: &str, value: &str, matched: u32) -> SpanSetHit {
-        SpanSetHit { spans: Vec::new(), matched, attributes: vec![(key.into(), Static::string(value)), ("count()".into(), Static::Int(i64::from(matched)))] }
+        SpanSetHit {
+            spans: Vec::new(),
+            matched,
+            attributes: vec![(key.into(), Static::string(value)), ("count()".into(), Static::Int(i64::from(matched)))],
+        }
     }
 
     #[test]
@@ -252,7 +258,8 @@ mod tests {
         other.root_service_name = "shop".into();
         other.root_trace_name = "ignored".into();
         other.duration_ms = 7;
-        other.service_stats = BTreeMap::from([("a".into(), ServiceStats { span_count: 0, error_count: 2 }), ("b".into(), ServiceStats::default())]);
+        other.service_stats =
+            BTreeMap::from([("a".into(), ServiceStats { span_count: 0, error_count: 2 }), ("b".into(), ServiceStats::default())]);
         other.span_sets = vec![set("by(name)", "x", 3), set("by(name)", "y", 1)];
         known.merge(other);
         assert_eq!((&*known.root_service_name, &*known.root_trace_name), ("shop", "root"));

@@ -246,7 +246,9 @@ mod tests {
     #[test]
     fn names_are_distinct_per_scope_and_bounded() {
         let mut names = TagNames::new(TagLimits { max_bytes: 6, max_items: 2, max_stale: 0 });
-        for (scope, name) in [(TagScope::Span, "b"), (TagScope::Span, "a"), (TagScope::Span, "c"), (TagScope::Resource, "a"), (TagScope::Resource, "long")] {
+        for (scope, name) in
+            [(TagScope::Span, "b"), (TagScope::Span, "a"), (TagScope::Span, "c"), (TagScope::Resource, "a"), (TagScope::Resource, "long")]
+        {
             names.add(scope, name);
         }
         assert!(names.is_exhausted());

@@ -200,7 +200,8 @@ static ANY_VALUE: Shape = Shape {
 
 static ARRAY_VALUE: Shape = Shape { name: "ArrayValue", fields: &[field("values", "values", 1, Kind::List(&Kind::Message(&ANY_VALUE)))] };
 
-static KEY_VALUE_LIST: Shape = Shape { name: "KeyValueList", fields: &[field("values", "values", 1, Kind::List(&Kind::Message(&KEY_VALUE)))] };
+static KEY_VALUE_LIST: Shape =
+    Shape { name: "KeyValueList", fields: &[field("values", "values", 1, Kind::List(&Kind::Message(&KEY_VALUE)))] };
 
 /// Reads an object into the fields of a message.
 struct Message<'o> {

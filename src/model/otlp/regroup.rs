@@ -462,7 +462,7 @@ fn span_facts(span: &[u8], limit: usize) -> Result<SpanFacts<'_>, WireError> {
         match field.number {
             1 => facts.trace_id = field.bytes()?,
             2 => facts.span_id = field.bytes()?,
-            3 | 4 | 5 => drop(field.bytes()?),
+            3..=5 => drop(field.bytes()?),
             6 | 10 | 12 | 14 => drop(field.varint()?),
             7 => facts.start_unix_nanos = field.fixed64()?,
             8 => facts.end_unix_nanos = field.fixed64()?,

@@ -137,8 +137,11 @@ impl HttpOptions {
             ("transport", !is_tcp(&config.transport)),
         ];
         unsupported(at, &given, problems);
-        let ignored =
-            [("cors", config.cors.is_some()), ("response_headers", !config.response_headers.is_empty()), ("keep_alives_enabled", !config.keep_alives_enabled)];
+        let ignored = [
+            ("cors", config.cors.is_some()),
+            ("response_headers", !config.response_headers.is_empty()),
+            ("keep_alives_enabled", !config.keep_alives_enabled),
+        ];
         unsupported(at, &ignored, warnings);
         let defaults = Self::default();
         let max_body_bytes = match config.max_request_body_size {

@@ -15,7 +15,7 @@ pub(super) fn place(tenant: &TenantId, trace: TraceId, partitions: &[PartitionId
         0 => None,
         1 => Some(0),
         // FNV-1 mixes the last byte into the low bits only, so the high bits decide: they spread ids that differ at their end.
-        count => Some((u64::from(token(tenant, trace).wrapping_mul(0x9e37_79b1)) * count as u64 >> 32) as usize),
+        count => Some(((u64::from(token(tenant, trace).wrapping_mul(0x9e37_79b1)) * count as u64) >> 32) as usize),
     }
 }
 

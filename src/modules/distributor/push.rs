@@ -64,13 +64,16 @@ pub struct Pusher {
     truncations: LineGate,
 }
 
+/// Records by the partition they go to.
+type PlacedRecords = Vec<(PartitionId, Vec<Record>)>;
+
 /// A push that is ready to be appended.
 struct Prepared {
     tenant: Arc<Tenant>,
     limits: Arc<TenantLimits>,
     rejected: Rejected,
     span_count: usize,
-    records: Vec<(PartitionId, Vec<Record>)>,
+    records: PlacedRecords,
     /// Bodies and records stay counted until the log has answered.
     _memory: [Option<Reservation>; 2],
 }
@@ -170,7 +173,8 @@ impl Pusher {
         let tenant = self.tenants.get(&tenant, now).map_err(|error| (0, error))?;
         let limits = self.tenants.limits_of(&tenant, now);
         let bytes = body.len() as u64;
-        let max_attribute_bytes = if limits.max_attribute_bytes > 0 { limits.max_attribute_bytes } else { self.options.max_attribute_bytes };
+        let max_attribute_bytes =
+            if limits.max_attribute_bytes > 0 { limits.max_attribute_bytes } else { self.options.max_attribute_bytes };
         let walked = regroup(body, max_attribute_bytes).map_err(|error| (0, error.into()))?;
         tenant.metrics.ingress_bytes.increment(bytes);
         if walked.span_count == 0 {
@@ -228,7 +232,7 @@ impl Pusher {
         walked: &Regrouped,
         skip_metrics_generation: bool,
         now: u64,
-    ) -> Result<(Vec<(PartitionId, Vec<Record>)>, Reservation), PushError> {
+    ) -> Result<(PlacedRecords, Reservation), PushError> {
         let partitions = self.log.partitions();
         let mut placed: Vec<Vec<usize>> = vec![Vec::new(); partitions.len()];
         for (index, trace) in walked.traces().iter().enumerate() {
@@ -249,13 +253,14 @@ impl Pusher {
         }
         let reserved = self.budget.try_reserve(bytes)?;
         let key = Bytes::copy_from_slice(tenant.as_str().as_bytes());
-        let record = |plan| Record { key: key.clone(), headers: Vec::new(), value: walked.record(plan), timestamp_unix_ms: now / 1_000_000 };
+        let record =
+            |plan| Record { key: key.clone(), headers: Vec::new(), value: walked.record(plan), timestamp_unix_ms: now / 1_000_000 };
         let records = plans.iter().map(|(partition, plans)| (*partition, plans.iter().map(record).collect())).collect();
         Ok((records, reserved))
     }
 
     /// Appends to all partitions at once; fails if one fails.
-    async fn append(&self, records: Vec<(PartitionId, Vec<Record>)>) -> Result<(), PushError> {
+    async fn append(&self, records: PlacedRecords) -> Result<(), PushError> {
         let started = Instant::now();
         let count: usize = records.iter().map(|(_, records)| records.len()).sum();
         let appends = records.into_iter().map(|(partition, records)| self.append_to(partition, records));

@@ -7,8 +7,8 @@ use crate::base::error_class::ErrorClass;
 use crate::model::otlp::testing::{request, scope_spans, span, text};
 use crate::modules::distributor::options::DistributorOptions;
 use crate::modules::distributor::testing::{MemoryLog, NOW, distributor};
-use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::services::ingest_log::IngestLog;
+use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 
 const SOURCE: Source = Source { receiver: "test", transport: "none" };
 

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn global_rates_are_divided_and_the_burst_is_not() {
-        let limits = TenantLimits { rate_strategy: RateStrategy::Global, rate_limit_bytes: 100, burst_size_bytes: 7, ..TenantLimits::default() };
+        let limits =
+            TenantLimits { rate_strategy: RateStrategy::Global, rate_limit_bytes: 100, burst_size_bytes: 7, ..TenantLimits::default() };
         assert_eq!(Rate::of(&limits, 3), Rate { local: 33, global: 99, burst: 7 });
         assert_eq!(Rate::of(&limits, 0), Rate { local: 100, global: 0, burst: 7 });
         assert_eq!(Rate::of(&TenantLimits { rate_strategy: RateStrategy::Local, ..limits }, 3), Rate { local: 100, global: 0, burst: 7 });

@@ -164,7 +164,7 @@ impl LiveStore {
             histogram!(names::COMPLETION_SIZE).record(meta.size_bytes as f64);
             let seconds = started.elapsed().as_secs_f64();
             info!(%tenant, block = %meta.block_id, traces = meta.total_objects, bytes = meta.size_bytes, seconds, "block complete");
-            self.db.add_block(tenant, meta);
+            self.db.block_list().add(tenant, Arc::new(meta));
         }
         let mut state = self.state.lock();
         if let Some(traces) = state.tenants.get_mut(tenant) {
@@ -179,8 +179,8 @@ impl LiveStore {
     /// Writes one block, a row group at a time. A failed attempt leaves nothing behind, as far as the backend allows.
     async fn write_block(&self, tenant: &TenantId, cut: &Arc<CutTraces>, order: Vec<(TraceId, Piece)>) -> Result<BlockMeta, WriteError> {
         let block = NewBlock {
-            dedicated_columns: self.db.dedicated_columns(tenant),
-            bloom: self.db.bloom_params(),
+            dedicated_columns: (self.new_blocks.dedicated_columns)(tenant),
+            bloom: self.new_blocks.bloom,
             ..NewBlock::new(tenant.clone(), BlockId::random(), order.len())
         };
         let id = block.id;

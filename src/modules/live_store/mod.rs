@@ -37,6 +37,8 @@ use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::TenantId;
 use crate::services::ingest_log::{ConsumerGroup, Offset, PartitionId, SharedIngestLog};
+use crate::tempodb::block::bloom::BloomParams;
+use crate::tempodb::block::dedicated::DedicatedColumn;
 use crate::tempodb::db::TempoDb;
 
 /// Group under which a live-store without an ordinal in its name commits.
@@ -49,14 +51,23 @@ const MAX_WAITING_CUTS: usize = 4;
 pub struct Dependencies {
     pub log: SharedIngestLog,
     pub db: Arc<TempoDb>,
+    pub new_blocks: NewBlockSettings,
     pub cpu: CpuPool,
     pub clock: SharedClock,
+}
+
+/// How blocks are written.
+pub struct NewBlockSettings {
+    pub bloom: BloomParams,
+    /// Attributes of a tenant that get a column of their own.
+    pub dedicated_columns: Box<dyn Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync>,
 }
 
 pub struct LiveStore {
     config: LiveStoreConfig,
     log: SharedIngestLog,
     db: Arc<TempoDb>,
+    new_blocks: NewBlockSettings,
     cpu: CpuPool,
     clock: SharedClock,
     group: ConsumerGroup,
@@ -91,6 +102,7 @@ impl LiveStore {
             config,
             log: with.log,
             db: with.db,
+            new_blocks: with.new_blocks,
             cpu: with.cpu,
             clock: with.clock,
             group: ConsumerGroup::new(CONSUMER_GROUP),

@@ -16,11 +16,12 @@ use crate::model::span_table::SpanTable;
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest};
 use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::status::CallError;
-use crate::services::span_search::{inspection_of, order_of, plan_search, tag_selection, wanted_matches};
+use crate::services::span_search::{SearchedTable, inspection_of, order_of, plan_search, tag_selection, wanted_matches};
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
 use crate::tempodb::block::read::{BlockReader, FetchedRowGroup, ReadMeter};
 use crate::tempodb::block::selection::RowSelection;
+use crate::tempodb::db::DbError;
 use crate::traceql::engine::projection::FetchColumn;
 use crate::traceql::engine::{self, HitRows, Plan, hits};
 use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
@@ -31,8 +32,15 @@ const BLOCKS_AT_ONCE: usize = 16;
 
 /// Why a job over a block gave up.
 enum JobError {
+    Open(DbError),
     Block(BlockReadError),
     Call(CallError),
+}
+
+impl From<DbError> for JobError {
+    fn from(error: DbError) -> Self {
+        Self::Open(error)
+    }
 }
 
 impl From<BlockReadError> for JobError {
@@ -88,7 +96,7 @@ impl Querier {
         meta: &Arc<BlockMeta>,
         meter: &ReadMeter,
     ) -> Result<Option<SpanTable>, JobError> {
-        let reader = self.open_blocks.open(tenant, meta, meter).await?;
+        let reader = self.db.open(tenant, meta, meter).await?;
         let Some(fetched) = reader.fetch_trace(request.trace_id, meter).await? else { return Ok(None) };
         Ok(Some(self.on_cpu("decode_trace", move || fetched.decode()).await??))
     }
@@ -98,9 +106,9 @@ impl Querier {
         let error = match outcome {
             Ok(value) => return Ok(Some(value)),
             Err(JobError::Call(error)) => return Err(error),
-            Err(JobError::Block(error)) => error,
+            Err(JobError::Block(error)) => self.db.failure(tenant, meta.block_id, error),
+            Err(JobError::Open(error)) => error,
         };
-        self.open_blocks.forget(tenant, meta.block_id);
         if !error.is_corrupt() {
             return Err(CallError::from_chain(error.class(), &error));
         }
@@ -142,7 +150,7 @@ impl Querier {
         let (conditions, results) = (projection_of(&fetch), projection_of(plan.result_fetch()));
         let meter = ReadMeter::default();
         let cancel = CancelOnDrop::default();
-        let reader = self.open_blocks.open(tenant, meta, &meter).await?;
+        let reader = self.db.open(tenant, meta, &meter).await?;
         let mut collector = SearchCollector::new(request.limit, order);
         let mut seen = Inspection::default();
         for group in groups(&reader, row_groups) {
@@ -155,7 +163,7 @@ impl Querier {
                 .on_cpu("search_row_group", move || {
                     let (plan, request, cancelled) = task;
                     let table = fetched.decode()?;
-                    let matches = wanted_matches(&plan, &request, &table, &collector, &cancelled)?;
+                    let matches = wanted_matches(&plan, &request, SearchedTable::from(&table), &collector, &cancelled)?;
                     Ok::<_, JobError>((collector, matches))
                 })
                 .await??;
@@ -201,7 +209,7 @@ impl Querier {
         let selection = Arc::new(tag_selection(&request.filter));
         let projection = projection_of(&selection.names_fetch(&request.scopes));
         let meter = ReadMeter::default();
-        let reader = self.open_blocks.open(tenant, meta, &meter).await?;
+        let reader = self.db.open(tenant, meta, &meter).await?;
         let mut names = TagNames::new(request.limits);
         for group in groups(&reader, row_groups) {
             let fetched = reader.fetch_row_group(group, &projection, None, &meter).await?;
@@ -242,7 +250,7 @@ impl Querier {
         let selection = Arc::new(tag_selection(&request.filter));
         let projection = projection_of(&selection.values_fetch(&request.attribute));
         let meter = ReadMeter::default();
-        let reader = self.open_blocks.open(tenant, meta, &meter).await?;
+        let reader = self.db.open(tenant, meta, &meter).await?;
         let mut values = TagValues::new(request.limits);
         for group in groups(&reader, row_groups) {
             let fetched = reader.fetch_row_group(group, &projection, None, &meter).await?;
@@ -262,7 +270,11 @@ impl Querier {
 }
 
 /// Decodes what results show and builds the hits.
-fn show(plan: &Plan, fetched: &FetchedRowGroup, matches: &engine::Matches) -> Result<Vec<crate::traceql::result::TraceHit>, BlockReadError> {
+fn show(
+    plan: &Plan,
+    fetched: &FetchedRowGroup,
+    matches: &engine::Matches,
+) -> Result<Vec<crate::traceql::result::TraceHit>, BlockReadError> {
     Ok(hits(plan, matches, &fetched.decode()?, HitRows::MatchesOnly))
 }
 

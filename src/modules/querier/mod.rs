@@ -11,7 +11,6 @@
 mod blocks;
 pub mod config;
 pub mod metrics;
-mod open_blocks;
 mod projection;
 
 
@@ -31,20 +30,17 @@ use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Querier as
 use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::span_reader::SpanReaderPort;
 use crate::services::rpc::status::CallError;
-use crate::tempodb::backend::Backend;
-use crate::tempodb::block::read::ReadOptions;
+use crate::tempodb::db::TempoDb;
 use crate::traceql::result::SearchRequest;
 
 use config::QuerierConfig;
-use open_blocks::OpenBlocks;
 
 /// What a querier is built of.
 pub struct Parts {
     pub config: QuerierConfig,
     /// Everybody who holds recent data; all are asked.
     pub span_readers: Vec<SpanReaderPort>,
-    pub backend: Backend,
-    pub read_options: ReadOptions,
+    pub db: Arc<TempoDb>,
     pub blocks: BlockListPort,
     pub cpu: CpuPool,
 }
@@ -53,7 +49,7 @@ pub struct Parts {
 pub struct Querier {
     config: QuerierConfig,
     span_readers: Vec<SpanReaderPort>,
-    open_blocks: OpenBlocks,
+    db: Arc<TempoDb>,
     blocks: BlockListPort,
     cpu: CpuPool,
     places: Semaphore,
@@ -71,9 +67,9 @@ impl Drop for CancelOnDrop {
 
 impl Querier {
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, span_readers, backend, read_options, blocks, cpu } = parts;
+        let Parts { config, span_readers, db, blocks, cpu } = parts;
         let places = Semaphore::new(config.max_concurrent_queries.max(1));
-        Self { config, span_readers, open_blocks: OpenBlocks::new(backend, read_options), blocks, cpu, places }
+        Self { config, span_readers, db, blocks, cpu, places }
     }
 
     /// Runs a job when there is a place, within `limit` including the wait.
@@ -93,7 +89,7 @@ impl Querier {
         self.config.search.query_timeout.positive()
     }
 
-    /// Runs CPU work that gives up when `cancel` is dropped.
+    /// Runs CPU work on the pool; it is skipped when the job has ended before it began.
     async fn on_cpu<T: Send + 'static>(&self, name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
         self.cpu.run(name, work).await.map_err(|error| CallError::internal(error.to_string()))
     }

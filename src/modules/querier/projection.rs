@@ -5,7 +5,9 @@ use crate::tempodb::block::projection::{AttrKey, AttrSelection, Projection, Valu
 use crate::tempodb::block::prune::{IntColumn, Range, StringColumn};
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
 use crate::tempodb::block::schema::Level;
-use crate::traceql::engine::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest, SERVICE_NAME};
+use crate::traceql::engine::projection::{
+    AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest, SERVICE_NAME,
+};
 
 /// Returns the columns to decode for `spec`.
 pub(super) fn projection_of(spec: &FetchSpec) -> Projection {
@@ -35,8 +37,12 @@ fn kinds_of(kinds: FetchKinds) -> ValueKinds {
     if kinds == FetchKinds::ALL {
         return ValueKinds::ALL;
     }
-    let wanted =
-        [(kinds.strings, ValueKinds::STR), (kinds.ints, ValueKinds::INT), (kinds.floats, ValueKinds::DOUBLE), (kinds.bools, ValueKinds::BOOL)];
+    let wanted = [
+        (kinds.strings, ValueKinds::STR),
+        (kinds.ints, ValueKinds::INT),
+        (kinds.floats, ValueKinds::DOUBLE),
+        (kinds.bools, ValueKinds::BOOL),
+    ];
     wanted.into_iter().filter(|(wanted, _)| *wanted).fold(ValueKinds::NONE, |all, (_, kind)| all.union(kind))
 }
 
@@ -70,7 +76,12 @@ fn add_column(projection: &mut Projection, column: FetchColumn) {
 }
 
 /// Whether a trace of the row group may match, by statistics and dictionaries. Reads dictionaries only where the statistics do not decide.
-pub(super) async fn row_group_may_match(reader: &BlockReader, group: usize, spec: &FetchSpec, meter: &ReadMeter) -> Result<bool, BlockReadError> {
+pub(super) async fn row_group_may_match(
+    reader: &BlockReader,
+    group: usize,
+    spec: &FetchSpec,
+    meter: &ReadMeter,
+) -> Result<bool, BlockReadError> {
     for condition in &spec.conditions {
         if let (FetchTarget::Column(column), FetchTest::Numbers(wanted)) = (&condition.target, &condition.test)
             && let Some(column) = int_column(*column)
@@ -93,7 +104,12 @@ pub(super) async fn row_group_may_match(reader: &BlockReader, group: usize, spec
     Ok(true)
 }
 
-async fn strings_may_match(reader: &BlockReader, group: usize, condition: &FetchCondition, meter: &ReadMeter) -> Result<bool, BlockReadError> {
+async fn strings_may_match(
+    reader: &BlockReader,
+    group: usize,
+    condition: &FetchCondition,
+    meter: &ReadMeter,
+) -> Result<bool, BlockReadError> {
     let FetchTest::Strings(wanted) = &condition.test else { return Ok(true) };
     let test = |value: &[u8]| wanted.iter().any(|wanted| wanted.as_bytes() == value);
     for column in string_columns(&condition.target) {

@@ -97,7 +97,9 @@ async fn tag_values_v2(State(frontend): Frontend, Path(rest): Path<String>, requ
 }
 
 async fn metrics_query(State(frontend): Frontend, request: Request) -> Response {
-    Call::new(frontend, Operation::Metrics, request).run(async |_, _| Err(unsupported("TraceQL metrics queries are not supported yet"))).await
+    Call::new(frontend, Operation::Metrics, request)
+        .run(async |_, _| Err(unsupported("TraceQL metrics queries are not supported yet")))
+        .await
 }
 
 async fn trace_diff(State(frontend): Frontend, request: Request) -> Response {

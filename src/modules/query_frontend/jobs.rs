@@ -40,7 +40,14 @@ impl JobPlan {
     }
 
     /// Adds the jobs for the blocks of `tenant` that overlap `range`, newest first, at most `max_blocks` (0: all).
-    pub(super) fn add_blocks(&mut self, tenant: &TenantId, blocks: &[Arc<BlockMeta>], range: TimeRange, target_bytes: u64, max_blocks: usize) {
+    pub(super) fn add_blocks(
+        &mut self,
+        tenant: &TenantId,
+        blocks: &[Arc<BlockMeta>],
+        range: TimeRange,
+        target_bytes: u64,
+        max_blocks: usize,
+    ) {
         let seconds = |meta: &BlockMeta| (meta.start_time.as_second(), meta.end_time.as_second());
         let mut chosen: Vec<_> = blocks
             .iter()
@@ -74,10 +81,10 @@ impl JobPlan {
 fn split_block(meta: &BlockMeta, target_bytes: u64) -> Vec<std::ops::Range<usize>> {
     let row_groups = meta.total_records.max(1) as usize;
     let row_group_bytes = (meta.size_bytes / row_groups as u64).max(1);
-    if meta.size_bytes <= target_bytes {
-        return vec![0..usize::MAX];
-    }
-    let per_job = usize::try_from(target_bytes / row_group_bytes).unwrap_or(usize::MAX).max(1);
+    let per_job = match target_bytes {
+        target if meta.size_bytes <= target => row_groups,
+        target => usize::try_from(target / row_group_bytes).unwrap_or(usize::MAX).max(1),
+    };
     let starts = (0..row_groups).step_by(per_job);
     starts.map(|start| start..if start + per_job >= row_groups { usize::MAX } else { start + per_job }).collect()
 }
@@ -229,6 +236,24 @@ mod tests {
         drop(slot);
         assert!(slots.take(&a).is_ok());
         assert!(slots.taken.lock().is_empty());
+    }
+
+    #[test]
+    fn blocks_are_cut_at_row_groups() {
+        let meta = |size_bytes: u64, total_records: u32| {
+            let json = format!(
+                r#"{{"format":"vParquet5","blockID":"b1a76807-e24a-4b98-bcfd-0e2a55737f75","tenantID":"t","size":{size_bytes},"totalRecords":{total_records}}}"#
+            );
+            BlockMeta::from_json(json.as_bytes()).unwrap()
+        };
+        for (size, row_groups, starts) in
+            [(100, 4, vec![0]), (101, 4, vec![0]), (400, 4, vec![0, 1, 2, 3]), (400, 8, vec![0, 2, 4, 6]), (0, 0, vec![0])]
+        {
+            let jobs = split_block(&meta(size, row_groups), if size == 101 { 101 } else { 100 });
+            assert_eq!(jobs.iter().map(|job| job.start).collect::<Vec<_>>(), starts);
+            assert!(jobs.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert_eq!(jobs.last().map(|job| job.end), Some(usize::MAX));
+        }
     }
 
     #[test]

@@ -106,7 +106,8 @@ fn other_params(params: &Params) -> Vec<(String, String)> {
 
 /// Returns the window of a search, tags or tag values request; `None` when it names no time (http-api §4.1 A).
 pub(super) fn parse_window(params: &Params, limits: &RequestLimits, now: u64) -> Result<Option<Window>, ParamError> {
-    let date_error = |name: &str, reason: String| ParamError(format!("error parsing date range: could not parse '{name}' parameter: {reason}"));
+    let date_error =
+        |name: &str, reason: String| ParamError(format!("error parsing date range: could not parse '{name}' parameter: {reason}"));
     let newest = limits.query_end_cutoff_seconds.map(|cutoff| now.saturating_sub(cutoff));
     let window = if let Some(since) = params.get("since") {
         let since = parse_prom_duration(since).map_err(|reason| date_error("since", reason))?;
@@ -206,7 +207,10 @@ impl TraceParams {
 /// Parses a trace id of 1 to 32 hex digits (http-api §4.2).
 fn parse_trace_id(text: &str) -> Result<TraceId, ParamError> {
     if let Some((at, character)) = text.chars().enumerate().find(|(_, character)| !character.is_ascii_hexdigit()) {
-        return Err(ParamError(format!("trace IDs can only contain hex characters: invalid character '{character}' at position {}", at + 1)));
+        return Err(ParamError(format!(
+            "trace IDs can only contain hex characters: invalid character '{character}' at position {}",
+            at + 1
+        )));
     }
     if text.len() > 32 {
         return Err(ParamError::new("trace IDs can't be larger than 128 bits"));
@@ -366,7 +370,10 @@ mod tests {
     #[test]
     fn search_defaults() {
         let empty = search("").unwrap();
-        assert_eq!((empty.query.as_str(), empty.is_tag_search, empty.limit, empty.spans_per_span_set, empty.window), ("{ }", true, 20, 3, None));
+        assert_eq!(
+            (empty.query.as_str(), empty.is_tag_search, empty.limit, empty.spans_per_span_set, empty.window),
+            ("{ }", true, 20, 3, None)
+        );
         assert_eq!(search("spss=0").unwrap().spans_per_span_set, 3);
         assert_eq!(search("since=1h").unwrap().window, Some(Window { start: NOW - 3600, end: NOW }));
         assert_eq!(search("foo=bar").unwrap().query, r#"{ ."foo" = "bar" }"#);
@@ -414,8 +421,12 @@ mod tests {
         let tags = |query: &str| TagsParams::parse(&Params::parse(Some(query)), &limits(), NOW).map_err(|error| error.0);
         assert_eq!(tags("scope=foo").unwrap_err(), "invalid scope: foo");
         assert_eq!(tags("limit=x").unwrap().limits, ListLimits::default());
-        assert_eq!(tags("start=5").unwrap_err(), "error parsing date range: only one of start and end provided: must provide both or neither");
-        let values = |name: &str, query: &str| TagValuesParams::parse(name, &Params::parse(Some(query)), &limits(), NOW).map_err(|error| error.0);
+        assert_eq!(
+            tags("start=5").unwrap_err(),
+            "error parsing date range: only one of start and end provided: must provide both or neither"
+        );
+        let values =
+            |name: &str, query: &str| TagValuesParams::parse(name, &Params::parse(Some(query)), &limits(), NOW).map_err(|error| error.0);
         assert_eq!(values("", "").unwrap_err(), "please provide a non-empty tagName");
         assert_eq!(values("a", "limit=x").unwrap_err(), "invalid limit: strconv.ParseUint: parsing \"x\": invalid syntax");
         assert_eq!(values("a", "limit=7&maxStaleValues=2").unwrap().limits, ListLimits { max_items: 7, max_stale_items: 2 });

@@ -102,7 +102,11 @@ impl Answer {
     /// Compresses the body if the client takes gzip and it is long enough. CPU work of about 10 ms a megabyte.
     pub(super) fn into_encoded(self, accepts_gzip: bool) -> EncodedAnswer {
         let compressed = (accepts_gzip && self.body.len() >= MIN_COMPRESSED_BYTES).then(|| gzip(&self.body)).flatten();
-        EncodedAnswer { is_gzip: compressed.is_some(), body: compressed.unwrap_or(self.body), ..EncodedAnswer::headers_of(self.status, self.content_type, self.truncated) }
+        EncodedAnswer {
+            is_gzip: compressed.is_some(),
+            body: compressed.unwrap_or(self.body),
+            ..EncodedAnswer::headers_of(self.status, self.content_type, self.truncated)
+        }
     }
 
     pub(super) fn needs_compression(&self, accepts_gzip: bool) -> bool {

@@ -27,7 +27,13 @@ use crate::traceql::types::Static;
 const ROOT_SPAN_NOT_YET_RECEIVED: &str = "<root span not yet received>";
 
 impl QueryFrontend {
-    pub(super) async fn search(&self, tenants: &[TenantId], limits: QueryLimits, params: SearchParams, format: Format) -> Result<Reply, CallError> {
+    pub(super) async fn search(
+        &self,
+        tenants: &[TenantId],
+        limits: QueryLimits,
+        params: SearchParams,
+        format: Format,
+    ) -> Result<Reply, CallError> {
         let query = crate::traceql::compile(&params.query)
             .map_err(|error| CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}")))?;
         if matches!(query.body, QueryBody::Metrics(_)) {
@@ -43,7 +49,8 @@ impl QueryFrontend {
             ..SearchRequest::default()
         };
         let range = self.block_range(params.window);
-        let in_blocks = SearchRequest { start_unix_seconds: range.start_unix_seconds, end_unix_seconds: range.end_unix_seconds, ..recent.clone() };
+        let in_blocks =
+            SearchRequest { start_unix_seconds: range.start_unix_seconds, end_unix_seconds: range.end_unix_seconds, ..recent.clone() };
         let recent = if params.window.is_some() { in_blocks.clone() } else { recent };
         let totals = SearchTotals { blocks: plan.blocks, block_bytes: plan.block_bytes, jobs: plan.jobs.len(), ..SearchTotals::default() };
         let (hits, totals) = self.run_search(plan.jobs, &recent, &in_blocks, order, totals).await?;

@@ -13,8 +13,10 @@ const KIND_CLIENT: i32 = 3;
 pub(super) fn split_shared_span_ids(table: &mut SpanTable, row: usize) {
     let range = table.spans_of_trace(row);
     let spans = &mut table.spans;
-    let client_ids: HashSet<SpanId> = range.clone().filter(|span| spans.kind[*span] == KIND_CLIENT).map(|span| spans.span_id[span]).collect();
-    let is_shared = |span: usize| spans.kind[span] == KIND_SERVER && !spans.span_id[span].is_none() && client_ids.contains(&spans.span_id[span]);
+    let client_ids: HashSet<SpanId> =
+        range.clone().filter(|span| spans.kind[*span] == KIND_CLIENT).map(|span| spans.span_id[span]).collect();
+    let is_shared =
+        |span: usize| spans.kind[span] == KIND_SERVER && !spans.span_id[span].is_none() && client_ids.contains(&spans.span_id[span]);
     let shared: Vec<usize> = range.clone().filter(|span| is_shared(*span)).collect();
     if shared.is_empty() {
         return;

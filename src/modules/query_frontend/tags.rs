@@ -54,7 +54,8 @@ impl QueryFrontend {
             let plan = self.job_plan(tenants, params.window, limits.max_blocks_per_tag_values_query);
             totals = totals_of(&plan);
             request.range = self.block_range(params.window);
-            let unbounded = TagNamesRequest { range: if params.window.is_some() { request.range } else { TimeRange::default() }, ..request.clone() };
+            let unbounded =
+                TagNamesRequest { range: if params.window.is_some() { request.range } else { TimeRange::default() }, ..request.clone() };
             let (in_blocks, recent) = (&request, &unbounded);
             let mut replies = stream::iter(plan.jobs)
                 .map(|job| async move {
@@ -126,7 +127,8 @@ impl QueryFrontend {
         let plan = self.job_plan(tenants, params.window, limits.max_blocks_per_tag_values_query);
         let mut totals = totals_of(&plan);
         let in_blocks = TagValuesRequest { attribute, filter, range: self.block_range(params.window), limits: tag_limits };
-        let recent = TagValuesRequest { range: if params.window.is_some() { in_blocks.range } else { TimeRange::default() }, ..in_blocks.clone() };
+        let recent =
+            TagValuesRequest { range: if params.window.is_some() { in_blocks.range } else { TimeRange::default() }, ..in_blocks.clone() };
         let (in_blocks, recent) = (&in_blocks, &recent);
         let mut replies = stream::iter(plan.jobs)
             .map(|job| async move {

@@ -71,7 +71,7 @@ impl Querier for TableQuerier {
 
     async fn search(&self, tenant: &TenantId, request: &SearchRequest, part: &SearchPart) -> Result<SearchReply, CallError> {
         let tables = self.tables(tenant, matches!(part, SearchPart::Recent)).await?;
-        search_tables(tables, request, &Default::default())
+        search_tables(tables.into_iter().map(Into::into), request, &Default::default())
     }
 
     async fn tag_names(&self, tenant: &TenantId, request: &TagNamesRequest, part: &SearchPart) -> Result<TagNamesReply, CallError> {
@@ -160,8 +160,8 @@ fn text_value(text: &str) -> Option<AnyValue> {
 
 fn span(id: u64, parent: u64, name: &str) -> Span {
     Span {
-        span_id: id.to_be_bytes().to_vec().into(),
-        parent_span_id: if parent == 0 { Default::default() } else { parent.to_be_bytes().to_vec().into() },
+        span_id: id.to_be_bytes().to_vec(),
+        parent_span_id: if parent == 0 { Default::default() } else { parent.to_be_bytes().to_vec() },
         name: name.into(),
         kind: 2,
         start_time_unix_nano: (NOW - 60) * 1_000_000_000 + id,
@@ -174,13 +174,12 @@ fn span(id: u64, parent: u64, name: &str) -> Span {
 /// One trace of service `shop` with the given spans.
 fn table(trace: u8, spans: Vec<Span>) -> SpanTable {
     let trace_id = TraceId::from_bytes(&[trace]);
-    let spans = spans.into_iter().map(|span| Span { trace_id: trace_id.0.to_vec().into(), ..span }).collect();
-    let resource = Resource {
-        attributes: vec![key_value("service.name", text_value("shop"))],
-        ..Resource::default()
-    };
+    let spans = spans.into_iter().map(|span| Span { trace_id: trace_id.0.to_vec(), ..span }).collect();
+    let resource = Resource { attributes: vec![key_value("service.name", text_value("shop"))], ..Resource::default() };
     let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
-    let bytes = tempopb::Trace { resource_spans: vec![ResourceSpans { resource: Some(resource), scope_spans, ..ResourceSpans::default() }] }.encode_to_vec();
+    let bytes =
+        tempopb::Trace { resource_spans: vec![ResourceSpans { resource: Some(resource), scope_spans, ..ResourceSpans::default() }] }
+            .encode_to_vec();
     build_table(vec![Fragment { trace_id, trace: &bytes }]).table
 }
 
@@ -196,7 +195,11 @@ async fn errors_have_the_known_status_and_text() {
         ("/api/echo", 200, "echo\n"),
         ("/api/traces/1fz", 400, "trace IDs can only contain hex characters: invalid character 'z' at position 3"),
         ("/api/traces/1", 404, ""),
-        ("/api/v2/traces/1?q=%7B&keep_hierarchy=1", 400, "invalid TraceQL query: parse error at line 1, col 2: syntax error: unexpected $end"),
+        (
+            "/api/v2/traces/1?q=%7B&keep_hierarchy=1",
+            400,
+            "invalid TraceQL query: parse error at line 1, col 2: syntax error: unexpected $end",
+        ),
         ("/api/search?q=%7B", 400, "invalid TraceQL query: parse error at line 1, col 2: syntax error: unexpected $end"),
         ("/api/search?limit=0", 400, "invalid limit: must be a positive number"),
         ("/api/search?start=10", 400, "http parameter start must be before end. received start=10 end=0"),
@@ -204,7 +207,11 @@ async fn errors_have_the_known_status_and_text() {
         ("/api/search/tags?scope=foo", 400, "invalid scope: foo"),
         ("/api/v2/search/tags?start=10", 400, "error parsing date range: only one of start and end provided: must provide both or neither"),
         ("/api/search/tag//values", 400, "please provide a non-empty tagName"),
-        ("/api/v2/search/tag/service.name/values", 400, "please provide a valid tagName: failed to parse identifier service.name: parse error at line 1, col 2: unknown identifier: service"),
+        (
+            "/api/v2/search/tag/service.name/values",
+            400,
+            "please provide a valid tagName: failed to parse identifier service.name: parse error at line 1, col 2: unknown identifier: service",
+        ),
         ("/api/metrics/query_range?q=%7B%7D%7Crate()", 501, "TraceQL metrics queries are not supported yet"),
         ("/api/metrics/query", 501, "TraceQL metrics queries are not supported yet"),
     ] {
@@ -234,7 +241,10 @@ async fn protobuf_and_gzip_carry_the_same_trace() {
     let frontend = with_tables(vec![table(7, (1..100).map(|id| span(id, 0, "s")).collect())], vec![]).frontend();
     let headers = [("accept", "application/protobuf"), ("accept-encoding", "gzip")];
     let answer = get(&frontend, "/api/v2/traces/7", &headers).await;
-    assert_eq!((answer.headers["content-encoding"].to_str().unwrap(), answer.headers["vary"].to_str().unwrap()), ("gzip", "Accept-Encoding"));
+    assert_eq!(
+        (answer.headers["content-encoding"].to_str().unwrap(), answer.headers["vary"].to_str().unwrap()),
+        ("gzip", "Accept-Encoding")
+    );
     assert_eq!(answer.headers["content-type"], "application/protobuf");
     let mut body = Vec::new();
     flate2::read::GzDecoder::new(&answer.body[..]).read_to_end(&mut body).unwrap();
@@ -255,7 +265,10 @@ async fn large_traces_are_refused_by_v1_and_cut_by_v2() {
     assert_eq!((v1.status.as_u16(), v1.text()), (422, "trace exceeds max size (max bytes: 500)"));
     let v2 = get(&frontend, "/api/v2/traces/7", &[]).await;
     let shown = v2.json();
-    assert_eq!((&shown["status"], &shown["message"]), (&json!("PARTIAL"), &json!("Trace exceeds maximum size of 500 bytes, a partial trace is returned")));
+    assert_eq!(
+        (&shown["status"], &shown["message"]),
+        (&json!("PARTIAL"), &json!("Trace exceeds maximum size of 500 bytes, a partial trace is returned"))
+    );
     let spans = shown["trace"]["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
     // The root and the failed span are what a reader wants to see first.
     assert!((2..10).contains(&spans.len()) && spans.iter().any(|span| span["name"] == "bad"));
@@ -309,7 +322,10 @@ async fn search_answers_once_per_trace() {
         }])
     );
     let metrics = &shown["metrics"];
-    assert_eq!((&metrics["totalBlocks"], &metrics["totalJobs"], &metrics["completedJobs"], &metrics["totalBlockBytes"]), (&json!(1), &json!(2), &json!(2), &json!("10")));
+    assert_eq!(
+        (&metrics["totalBlocks"], &metrics["totalJobs"], &metrics["completedJobs"], &metrics["totalBlockBytes"]),
+        (&json!(1), &json!(2), &json!(2), &json!("10"))
+    );
     let nothing = get(&frontend, "/api/search?q=%7Bname%3D%22nix%22%7D", &[]).await;
     assert!(nothing.text().starts_with(r#"{"traces":[],"metrics":{"#), "{}", nothing.text());
 }
@@ -334,7 +350,12 @@ async fn tags_and_values() {
     let frontend = with_tables(vec![table(7, vec![tagged])], vec![]).frontend();
     assert_eq!(get(&frontend, "/api/search/tags", &[]).await.json()["tagNames"], json!(["a/b", "http.route", "service.name"]));
     let v2 = get(&frontend, "/api/v2/search/tags", &[]).await.json();
-    let scopes: Vec<_> = v2["scopes"].as_array().unwrap().iter().map(|scope| (scope["name"].as_str().unwrap(), scope["tags"][0].as_str().unwrap())).collect();
+    let scopes: Vec<_> = v2["scopes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|scope| (scope["name"].as_str().unwrap(), scope["tags"][0].as_str().unwrap()))
+        .collect();
     assert_eq!(scopes, [("resource", "service.name"), ("span", "a/b"), ("intrinsic", "duration")]);
     let only = get(&frontend, "/api/search/tags?scope=intrinsic", &[]).await.json();
     assert_eq!(only["tagNames"].as_array().unwrap().len(), 25);
@@ -363,7 +384,11 @@ async fn cut_tag_lists_are_marked() {
 
 #[tokio::test]
 async fn several_tenants_are_merged_and_one_is_required() {
-    let recent = vec![("a", table(7, vec![span(1, 0, "root")])), ("b", table(7, vec![span(2, 1, "child")])), ("c", table(9, vec![span(1, 0, "other")]))];
+    let recent = vec![
+        ("a", table(7, vec![span(1, 0, "root")])),
+        ("b", table(7, vec![span(2, 1, "child")])),
+        ("c", table(9, vec![span(1, 0, "other")])),
+    ];
     let setup = Setup { querier: TableQuerier { recent, ..TableQuerier::default() }, is_multitenant: true, ..Setup::default() };
     let frontend = setup.frontend();
     let missing = get(&frontend, "/api/search", &[]).await;

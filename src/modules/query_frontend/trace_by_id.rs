@@ -89,7 +89,8 @@ impl QueryFrontend {
                 0 => config.query_shards.saturating_sub(1),
                 per_shard => {
                     let blocks = self.blocks.live_blocks(tenant);
-                    let in_range = blocks.iter().filter(|meta| range.overlaps(meta.start_time.as_second(), meta.end_time.as_second())).count();
+                    let in_range =
+                        blocks.iter().filter(|meta| range.overlaps(meta.start_time.as_second(), meta.end_time.as_second())).count();
                     in_range.div_ceil(per_shard).min(self.config.max_outstanding_per_tenant.saturating_sub(1))
                 }
             };
@@ -207,4 +208,3 @@ pub(super) fn check_mode(params: &TraceParams) -> Result<(), CallError> {
         TraceMode::External => Err(CallError::new(ErrorClass::Unsupported, "external trace sources are not supported yet")),
     }
 }
-

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::model::ids::TenantId;
 use crate::tempodb::block::meta::BlockMeta;
+use crate::tempodb::db::TempoDb;
 
 /// The block list as last polled.
 pub trait BlockList: Send + Sync + 'static {
@@ -13,6 +14,16 @@ pub trait BlockList: Send + Sync + 'static {
     /// Returns the live blocks and those compacted so recently that the list of another process may lag: nothing is missing in them, and some is twice.
     fn readable_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
         self.live_blocks(tenant)
+    }
+}
+
+impl BlockList for TempoDb {
+    fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        self.blocks(tenant, None)
+    }
+
+    fn readable_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        self.blocks_for_lookup(tenant, None)
     }
 }
 

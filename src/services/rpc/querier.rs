@@ -28,7 +28,10 @@ pub enum SearchPart {
 pub enum TracePart {
     Recent,
     /// Blocks of the querier's own list with `first <= id <= last`.
-    Blocks { first: BlockId, last: BlockId },
+    Blocks {
+        first: BlockId,
+        last: BlockId,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

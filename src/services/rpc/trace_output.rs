@@ -49,7 +49,8 @@ impl SpanSelection {
             let resource = table.resources.scopes.owner_of(scope);
             bytes += ProtoSize::of(|out| out.message(SPANS, |out| write_span(out, table, trace_id, span)));
             if opened_scopes.insert(scope) {
-                bytes += ProtoSize::of(|out| write_scope(out, table, scope)) + ProtoSize::of(|out| write_resource(out, table, resource)) + 16;
+                bytes +=
+                    ProtoSize::of(|out| write_scope(out, table, scope)) + ProtoSize::of(|out| write_resource(out, table, resource)) + 16;
             }
             if bytes > max_bytes {
                 break;
@@ -358,7 +359,9 @@ mod tests {
         let (trace_id, bytes) = sample();
         let table = build_table(vec![Fragment { trace_id, trace: &bytes }]).table;
         let json = String::from_utf8(TraceOutput::whole(&table, 0).to_json(ResourceListName::Batches)).unwrap();
-        assert!(json.starts_with(r#"{"batches":[{"resource":{"attributes":[{"key":"k0","value":{"stringValue":"x"}},{"key":"k1","value":{"intValue":"-5"}}"#));
+        assert!(json.starts_with(
+            r#"{"batches":[{"resource":{"attributes":[{"key":"k0","value":{"stringValue":"x"}},{"key":"k1","value":{"intValue":"-5"}}"#
+        ));
         let span = r#""spans":[{"traceId":"BwcHBwcHBwcHBwcHBwcHBw==","spanId":"AQEBAQEBAQE=","name":"op","kind":"SPAN_KIND_CLIENT","startTimeUnixNano":"1000","endTimeUnixNano":"3000","attributes":["#;
         assert!(json.contains(span), "{json}");
         assert!(json.ends_with(r#""status":{"code":"STATUS_CODE_ERROR"}}]}]}]}"#), "{json}");

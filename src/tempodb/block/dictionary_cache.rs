@@ -46,10 +46,10 @@ impl DictionaryCache {
         Some(Arc::clone(dictionary))
     }
 
-    /// Keeps `dictionary` unless it is there already or alone takes more than a quarter of the room.
+    /// Keeps `dictionary` unless it is there already or alone takes more than half of the room.
     pub(super) fn put(&self, key: DictionaryKey, dictionary: &Arc<Dictionary>) {
         let bytes = dictionary.memory_bytes();
-        if bytes > self.max_bytes / 4 {
+        if bytes > self.max_bytes / 2 {
             return;
         }
         let mut state = self.state.lock();
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_kept() {
-        let cache = DictionaryCache::new(dictionary().memory_bytes() * 4 - 1);
+        let cache = DictionaryCache::new(dictionary().memory_bytes() * 2 - 1);
         cache.put((BlockId::random(), 0, 0), &dictionary());
         assert_eq!(cache.memory_bytes(), 0);
     }

@@ -17,9 +17,15 @@ use super::projection::FetchKinds;
 pub(crate) enum Condition {
     Compare(ComparisonOp, Static),
     /// `IN` (wanted) and `NOT IN`: literals of one type.
-    OneOf { literals: Vec<Static>, wanted: bool },
+    OneOf {
+        literals: Vec<Static>,
+        wanted: bool,
+    },
     /// `=~`, `MATCH ANY` (wanted) and `!~`, `MATCH NONE`.
-    Matches { patterns: Vec<Pattern>, wanted: bool },
+    Matches {
+        patterns: Vec<Pattern>,
+        wanted: bool,
+    },
     Exists,
     Missing,
 }

@@ -2,12 +2,12 @@
 //!
 //! Invariant: the result of evaluating a node under a mask is a subset of the mask, of the same level.
 
+use super::projection::SERVICE_NAME;
 use crate::base::bitset::Bitset;
 use crate::model::ids::{SpanId, TraceId};
-use crate::model::span_table::{Attrs, SpanTable, Value as Stored};
+use crate::model::span_table::{Attrs, SpanTable};
 use crate::model::strings::StrId;
 use crate::traceql::ast::{Attribute, AttributeScope, ComparisonOp, Intrinsic, NamedAttribute};
-use super::projection::SERVICE_NAME;
 use crate::traceql::types::{Kind, Static, Status};
 
 use super::condition::{Condition, span_id_from_hex};
@@ -81,11 +81,7 @@ impl<'t> Evaluator<'t> {
         if home == level {
             return evaluate(self, mask);
         }
-        let home_mask = if home < level {
-            Bitset::full(self.levels.count(home))
-        } else {
-            self.levels.convert(mask.clone(), level, home)
-        };
+        let home_mask = if home < level { Bitset::full(self.levels.count(home)) } else { self.levels.convert(mask.clone(), level, home) };
         let mut selected = evaluate(self, &home_mask);
         if !selected.is_empty() {
             selected = self.levels.convert(selected, home, level);
@@ -153,11 +149,7 @@ impl<'t> Evaluator<'t> {
         }
         let mut test = ValueTest::new(condition, pool, &mut self.ids);
         if !test.is_never() {
-            scan_attributes(attrs, &keys, mask, |owner, value: Stored| {
-                if test.passes(pool, attrs, value) {
-                    passed.insert(owner);
-                }
-            });
+            scan_attributes(attrs, &keys, mask, |value| test.passes(pool, attrs, value), |owner| passed.insert(owner));
         }
         passed
     }

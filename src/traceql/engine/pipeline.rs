@@ -55,9 +55,9 @@ impl Run<'_, '_> {
             }
             state = match stage {
                 PlanStage::Spansets(spansets) => self.spansets(spansets, state)?,
-                PlanStage::Scalar { op, lhs, rhs } => self.scalar_filter(lhs, rhs, state, |lhs, rhs| {
-                    binary(BinaryOp::Compare(*op), lhs, rhs) == Ok(Static::Bool(true))
-                }),
+                PlanStage::Scalar { op, lhs, rhs } => {
+                    self.scalar_filter(lhs, rhs, state, |lhs, rhs| binary(BinaryOp::Compare(*op), lhs, rhs) == Ok(Static::Bool(true)))
+                }
                 PlanStage::GroupBy { value, name } => State::Sets(self.group_by(value, name, state)),
                 PlanStage::Coalesce => self.coalesce(state),
             };

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::traceql::ast::{
-    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
-    SpansetOp, Stage,
-};
 use super::projection::{FetchColumn, FetchKinds, FetchSpec};
+use crate::traceql::ast::{
+    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr, SpansetOp, Stage,
+};
 use crate::traceql::types::Static;
 
 use super::EngineError;
@@ -208,9 +207,7 @@ fn scalar(expr: &ScalarExpr) -> Result<Scalar, EngineError> {
     Ok(match expr {
         ScalarExpr::Literal(literal) => Scalar::Literal(literal.clone()),
         ScalarExpr::Aggregate(aggregate) => Scalar::Aggregate(plan_aggregate(aggregate)),
-        ScalarExpr::Binary { op, lhs, rhs } => {
-            Scalar::Arithmetic { op: *op, lhs: Box::new(scalar(lhs)?), rhs: Box::new(scalar(rhs)?) }
-        }
+        ScalarExpr::Binary { op, lhs, rhs } => Scalar::Arithmetic { op: *op, lhs: Box::new(scalar(lhs)?), rhs: Box::new(scalar(rhs)?) },
         ScalarExpr::Pipeline(..) => return Err(EngineError::Unsupported("scalar filters over pipelines")),
     })
 }

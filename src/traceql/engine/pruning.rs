@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchTarget, FetchTest, SERVICE_NAME, column_of};
 use crate::model::ids::TraceId;
 use crate::traceql::ast::{Attribute, AttributeScope, ComparisonOp, Intrinsic};
-use super::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchTarget, FetchTest, SERVICE_NAME, column_of};
 use crate::traceql::types::Static;
 
 use super::condition::Condition;
@@ -107,10 +107,7 @@ fn of_column(intrinsic: Intrinsic, condition: &Condition) -> Option<FetchTest> {
         }
         // numbers outside OTLP count as unset and unspecified, so these say nothing about the stored number
         .filter(|test| *test != FetchTest::Numbers(0..=0)),
-        Intrinsic::Duration
-        | Intrinsic::TraceDuration
-        | Intrinsic::EventTimeSinceStart
-        | Intrinsic::SpanChildCount => match condition {
+        Intrinsic::Duration | Intrinsic::TraceDuration | Intrinsic::EventTimeSinceStart | Intrinsic::SpanChildCount => match condition {
             Condition::Compare(op, Static::Int(literal) | Static::Duration(literal)) => range(*op, *literal).map(FetchTest::Numbers),
             _ => None,
         },

@@ -71,7 +71,8 @@ fn all_hold(operands: &[FieldExpr], site: Site<'_>) -> bool {
             _ => others.push(operand),
         }
     }
-    let same_event = || (0..site.span.events.len()).any(|event| of_events.iter().all(|expr| holds(expr, Site { event: Some(event), ..site })));
+    let same_event =
+        || (0..site.span.events.len()).any(|event| of_events.iter().all(|expr| holds(expr, Site { event: Some(event), ..site })));
     let same_link = || (0..site.span.links.len()).any(|link| of_links.iter().all(|expr| holds(expr, Site { link: Some(link), ..site })));
     others.iter().all(|expr| holds(expr, site)) && (of_events.is_empty() || same_event()) && (of_links.is_empty() || same_link())
 }
@@ -274,12 +275,12 @@ fn to_static(value: &TestValue) -> Static {
         TestValue::Array(elements) => match elements.as_slice() {
             [single] => to_static(single),
             elements => match elements.first() {
-                Some(TestValue::Int(_)) => {
-                    Static::IntArray(elements.iter().filter_map(|e| if let TestValue::Int(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into())
-                }
-                Some(TestValue::Bool(_)) => {
-                    Static::BoolArray(elements.iter().filter_map(|e| if let TestValue::Bool(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into())
-                }
+                Some(TestValue::Int(_)) => Static::IntArray(
+                    elements.iter().filter_map(|e| if let TestValue::Int(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into(),
+                ),
+                Some(TestValue::Bool(_)) => Static::BoolArray(
+                    elements.iter().filter_map(|e| if let TestValue::Bool(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into(),
+                ),
                 Some(TestValue::Double(_)) => Static::FloatArray(
                     elements.iter().filter_map(|e| if let TestValue::Double(v) = e { Some(*v) } else { None }).collect::<Vec<_>>().into(),
                 ),

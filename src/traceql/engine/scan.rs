@@ -31,9 +31,15 @@ impl IdCache {
 /// A condition on strings, answered per dictionary id.
 pub(super) enum StringTest<'c> {
     /// The id must be (or must not be) among these.
-    Ids { ids: Vec<StrId>, wanted: bool },
+    Ids {
+        ids: Vec<StrId>,
+        wanted: bool,
+    },
     /// Evaluated once per id that occurs: 0 unknown, 1 no, 2 yes.
-    PerId { condition: &'c Condition, known: Vec<u8> },
+    PerId {
+        condition: &'c Condition,
+        known: Vec<u8>,
+    },
     Never,
 }
 
@@ -218,36 +224,40 @@ const KEYS_AT_ONCE: usize = 32;
 /// A selection this many times smaller than its universe is walked owner by owner instead of scanning all keys.
 const SPARSE: usize = 8;
 
-/// Calls `visit` with (owner, value) of every attribute with one of the `keys` whose owner is in `mask`, in storage order.
-/// Does nothing when the attributes were not read.
-pub(super) fn scan_attributes(attrs: &Attrs, keys: &[StrId], mask: &Bitset, mut visit: impl FnMut(usize, Value)) {
+/// Calls `visit` with the owner of every attribute with one of the `keys` whose value passes and whose owner is in `mask`, in storage order.
+/// Values of owners outside the mask may be tested too, since finding owners costs more. Does nothing when the attributes were not read.
+pub(super) fn scan_attributes(
+    attrs: &Attrs,
+    keys: &[StrId],
+    mask: &Bitset,
+    mut passes: impl FnMut(Value) -> bool,
+    mut visit: impl FnMut(usize),
+) {
     if keys.is_empty() || attrs.keys.is_empty() {
         return;
     }
     if mask.count() * SPARSE < mask.len() {
         for owner in mask.iter() {
             for at in attrs.of.range(owner) {
-                if keys.contains(&attrs.keys[at]) {
-                    visit(owner, attrs.values[at]);
+                if keys.contains(&attrs.keys[at]) && passes(attrs.values[at]) {
+                    visit(owner);
                 }
             }
         }
         return;
     }
     let mut owners = OwnerCursor::new(&attrs.of);
-    let mut found = |at: usize| {
-        let owner = owners.owner_of(at);
-        if mask.contains(owner) {
-            visit(owner, attrs.values[at]);
-        }
-    };
     for (chunk, candidates) in attrs.keys.chunks(KEYS_AT_ONCE).enumerate() {
         // no early exit, so that the comparisons become vector instructions
         let any = keys.iter().any(|key| candidates.iter().fold(false, |any, candidate| any | (candidate == key)));
         if any {
             for (offset, candidate) in candidates.iter().enumerate() {
-                if keys.contains(candidate) {
-                    found(chunk * KEYS_AT_ONCE + offset);
+                let at = chunk * KEYS_AT_ONCE + offset;
+                if keys.contains(candidate) && passes(attrs.values[at]) {
+                    let owner = owners.owner_of(at);
+                    if mask.contains(owner) {
+                        visit(owner);
+                    }
                 }
             }
         }

@@ -4,20 +4,19 @@ use std::collections::HashSet;
 
 use foldhash::fast::FixedState;
 
+use super::projection::{FetchColumn, FetchKeys, FetchKinds, FetchSpec, SERVICE_NAME};
 use crate::base::bitset::Bitset;
 use crate::model::span_table::{Attrs, SpanTable, Value as Stored};
 use crate::model::strings::StrId;
 use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic};
 use crate::traceql::autocomplete::TagFilter;
 use crate::traceql::fetch::{Condition as TagCondition, Test as TagTest};
-use super::projection::{FetchColumn, FetchKeys, FetchKinds, FetchSpec, SERVICE_NAME};
 use crate::traceql::tags::{TagNames, TagScope, TagValue, TagValues, fixed_values};
 use crate::traceql::types::Static;
 
 use super::condition::Condition;
 use super::expr::{Level, Node, Test, all, any, level_of};
 use super::filter::Evaluator;
-use super::scan::scan_attributes;
 
 /// Which spans count for tag names and values: [`TagFilter`] in the form that is evaluated.
 #[derive(Debug, Clone, Default)]
@@ -197,7 +196,11 @@ impl<'t> Found<'t> {
                     return;
                 }
                 let keys = evaluator.ids.ids_of(&table.strings, named.name.as_bytes());
-                scan_attributes(attrs, &keys, owners, |_, value| attrs.elements_of(&value).iter().for_each(|value| self.add(*value)));
+                for owner in owners.iter().take_while(|owner| *owner < attrs.of.len()) {
+                    for (_, value) in attrs.of_owner(owner).filter(|(key, _)| keys.contains(key)) {
+                        attrs.elements_of(&value).iter().for_each(|value| self.add(*value));
+                    }
+                }
             }
             Attribute::Intrinsic(intrinsic) => match intrinsic {
                 Intrinsic::Name => self.column(&table.spans.name, owners),

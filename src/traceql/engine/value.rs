@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use super::projection::SERVICE_NAME;
 use crate::base::bitset::Bitset;
 use crate::model::span_table::{Attrs, Value as Stored};
 use crate::model::strings::{StrId, StringPool};
 use crate::traceql::ast::{ArithmeticOp, Attribute, AttributeScope, BinaryOp, Intrinsic, UnaryOp};
-use super::projection::SERVICE_NAME;
 use crate::traceql::types::{Kind, Static, Status, binary, unary};
 
 use super::expr::{Level, Value, level_of};
@@ -44,11 +44,9 @@ impl Evaluator<'_> {
             Value::Literal(literal) => Bound::Literal(literal),
             Value::Attribute(attribute) => Bound::Attribute(attribute),
             Value::Negate(operand) => Bound::Negate(Box::new(self.bind(operand, level, mask))),
-            Value::Arithmetic { op, lhs, rhs } => Bound::Arithmetic {
-                op: *op,
-                lhs: Box::new(self.bind(lhs, level, mask)),
-                rhs: Box::new(self.bind(rhs, level, mask)),
-            },
+            Value::Arithmetic { op, lhs, rhs } => {
+                Bound::Arithmetic { op: *op, lhs: Box::new(self.bind(lhs, level, mask)), rhs: Box::new(self.bind(rhs, level, mask)) }
+            }
             Value::Bool(node) => Bound::Bool(self.select(node, level, mask)),
         }
     }
@@ -111,12 +109,12 @@ impl Evaluator<'_> {
             Attribute::Named(named) => {
                 let key = named.name.as_bytes();
                 match named.scope {
-                    AttributeScope::Span => self.from_list(&table.spans.attrs, key, item),
+                    AttributeScope::Span => self.list_value(&table.spans.attrs, key, item),
                     AttributeScope::Resource => self.resource_attribute(key, item),
-                    AttributeScope::Event => self.from_list(&table.events.attrs, key, item),
-                    AttributeScope::Link => self.from_list(&table.links.attrs, key, item),
-                    AttributeScope::Instrumentation => self.from_list(&table.scopes.attrs, key, item),
-                    AttributeScope::Unscoped => match self.from_list(&table.spans.attrs, key, item) {
+                    AttributeScope::Event => self.list_value(&table.events.attrs, key, item),
+                    AttributeScope::Link => self.list_value(&table.links.attrs, key, item),
+                    AttributeScope::Instrumentation => self.list_value(&table.scopes.attrs, key, item),
+                    AttributeScope::Unscoped => match self.list_value(&table.spans.attrs, key, item) {
                         Static::Nil => {
                             let resource = self.levels.owner(item, Level::Span, Level::Resource);
                             self.resource_attribute(key, resource)
@@ -133,10 +131,10 @@ impl Evaluator<'_> {
         if key == SERVICE_NAME.as_bytes() {
             return table.resources.service_name.get(resource).map_or(Static::Nil, |id| self.text(*id));
         }
-        self.from_list(&table.resources.attrs, key, resource)
+        self.list_value(&table.resources.attrs, key, resource)
     }
 
-    fn from_list(&mut self, attrs: &Attrs, key: &[u8], owner: usize) -> Static {
+    fn list_value(&mut self, attrs: &Attrs, key: &[u8], owner: usize) -> Static {
         if owner >= attrs.of.len() || attrs.keys.is_empty() {
             return Static::Nil;
         }
@@ -207,11 +205,15 @@ pub(super) fn array(elements: &[Static]) -> Static {
         elements.iter().filter_map(get).collect()
     }
     match elements.first() {
-        Some(Static::Int(_)) => Static::IntArray(pick::<_, Vec<_>>(elements, |e| if let Static::Int(v) = e { Some(*v) } else { None }).into()),
+        Some(Static::Int(_)) => {
+            Static::IntArray(pick::<_, Vec<_>>(elements, |e| if let Static::Int(v) = e { Some(*v) } else { None }).into())
+        }
         Some(Static::Float(_)) => {
             Static::FloatArray(pick::<_, Vec<_>>(elements, |e| if let Static::Float(v) = e { Some(*v) } else { None }).into())
         }
-        Some(Static::Bool(_)) => Static::BoolArray(pick::<_, Vec<_>>(elements, |e| if let Static::Bool(v) = e { Some(*v) } else { None }).into()),
+        Some(Static::Bool(_)) => {
+            Static::BoolArray(pick::<_, Vec<_>>(elements, |e| if let Static::Bool(v) = e { Some(*v) } else { None }).into())
+        }
         _ => Static::StringArray(pick::<_, Vec<_>>(elements, |e| if let Static::String(v) = e { Some(v.clone()) } else { None }).into()),
     }
 }

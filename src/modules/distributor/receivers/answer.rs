@@ -76,9 +76,8 @@ impl Failure {
 
     pub(super) fn status_json(&self) -> String {
         let message = serde_json::Value::from(self.message.as_str());
-        let details = self.retry_after.map(|delay| {
-            format!(r#","details":[{{"@type":"{RETRY_INFO}","retryDelay":"{}s"}}]"#, delay.as_secs_f64())
-        });
+        let details =
+            self.retry_after.map(|delay| format!(r#","details":[{{"@type":"{RETRY_INFO}","retryDelay":"{}s"}}]"#, delay.as_secs_f64()));
         format!(r#"{{"code":{},"message":{message}{}}}"#, self.code as i32, details.unwrap_or_default())
     }
 

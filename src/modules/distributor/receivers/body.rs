@@ -11,7 +11,9 @@ use crate::modules::distributor::error::PushError;
 /// Why a body was not received.
 pub(super) enum ReceiveError {
     /// `announced` is the length that the check saw, if it was announced.
-    TooLarge { announced: Option<usize> },
+    TooLarge {
+        announced: Option<usize>,
+    },
     Refused(PushError),
 }
 

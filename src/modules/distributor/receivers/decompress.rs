@@ -80,7 +80,9 @@ pub(super) fn decompress(encoding: Encoding, input: &[u8], limit: usize, memory:
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
             bound.read(decoder, memory)
         }
-        Encoding::Snappy if input.is_empty() || input.starts_with(SNAPPY_STREAM) => bound.read(snap::read::FrameDecoder::new(input), memory),
+        Encoding::Snappy if input.is_empty() || input.starts_with(SNAPPY_STREAM) => {
+            bound.read(snap::read::FrameDecoder::new(input), memory)
+        }
         Encoding::Snappy => {
             let len = snap::raw::decompress_len(input).map_err(io::Error::from)?;
             bound.check(len)?;

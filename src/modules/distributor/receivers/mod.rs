@@ -131,7 +131,8 @@ async fn listen(receiver: &'static str, endpoint: &str) -> Result<TcpListener, B
 }
 
 fn in_container() -> bool {
-    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() || ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+        || ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
 }
 
 /// Returns the tenant that a push belongs to (http-api, tenancy): one header with one valid id, or the single tenant.

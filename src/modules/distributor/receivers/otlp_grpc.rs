@@ -51,7 +51,8 @@ impl OtlpGrpc {
     }
 
     pub(super) async fn handle(self, request: Request<Incoming>) -> Answer {
-        let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let is_grpc =
+            request.headers().get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         if request.method() != Method::POST || !is_grpc {
             return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
@@ -127,9 +128,8 @@ impl OtlpGrpc {
 fn encoding_of(headers: &HeaderMap) -> Result<Encoding, Failure> {
     let name = headers.get("grpc-encoding").map(|value| String::from_utf8_lossy(value.as_bytes()));
     let name = name.unwrap_or_default();
-    Encoding::parse(&name).ok_or_else(|| {
-        Failure::new(Code::Unimplemented, format!("grpc: Decompressor is not installed for grpc-encoding \"{name}\""))
-    })
+    Encoding::parse(&name)
+        .ok_or_else(|| Failure::new(Code::Unimplemented, format!("grpc: Decompressor is not installed for grpc-encoding \"{name}\"")))
 }
 
 /// The message length that a frame announces, once its prefix is there.

@@ -238,7 +238,10 @@ async fn grpc_refuses_what_is_no_export() {
     assert_eq!(reply, 415);
     let channel = Channel::from_shared(format!("http://{}", server.grpc)).unwrap().connect().await.unwrap();
     let mut other = crate::services::rpc::proto::tempopb::pusher_client::PusherClient::new(channel);
-    assert_eq!(other.push_bytes(crate::model::otlp::testing::tempopb::PushBytesRequest::default()).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        other.push_bytes(crate::model::otlp::testing::tempopb::PushBytesRequest::default()).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
     drop(other);
     server.end().await;
 }
@@ -268,7 +271,10 @@ async fn http_refuses_bad_requests_with_a_status() {
         (json("", SPAN_HEX), r#"{"code":3,"message":"trace ids must be 128 bit, received 0 bits"}"#),
         (json("0102", SPAN_HEX), r#"{"code":3,"message":"traceId: invalid length, expected 32 hex digits at line 1 column "#),
         (json(TRACE_HEX, "01"), r#"{"code":3,"message":"spanId: invalid length, expected 16 hex digits at line 1 column "#),
-        ("{\"resourceSpans\":1}".to_owned(), r#"{"code":3,"message":"invalid type: a number, expected an array for resourceSpans at line 1"#),
+        (
+            "{\"resourceSpans\":1}".to_owned(),
+            r#"{"code":3,"message":"invalid type: a number, expected an array for resourceSpans at line 1"#,
+        ),
         ("{".to_owned(), r#"{"code":3,"message":"EOF while parsing an object at line 1 column 1"}"#),
     ];
     for (body, expected) in cases {
@@ -310,8 +316,12 @@ async fn http_takes_content_encodings() {
     let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
     zlib.write_all(&body).unwrap();
     let snappy = snap::raw::Encoder::new().compress_vec(&body).unwrap();
-    let encoded =
-        [("gzip", gzip.finish().unwrap()), ("deflate", zlib.finish().unwrap()), ("zstd", zstd::encode_all(&body[..], 1).unwrap()), ("snappy", snappy)];
+    let encoded = [
+        ("gzip", gzip.finish().unwrap()),
+        ("deflate", zlib.finish().unwrap()),
+        ("zstd", zstd::encode_all(&body[..], 1).unwrap()),
+        ("snappy", snappy),
+    ];
     for (encoding, body) in encoded {
         let reply = server.post(&[PROTOBUF, ("content-encoding", encoding)], body.clone()).await;
         assert_eq!(reply.status, 200, "{encoding}");
@@ -347,10 +357,7 @@ async fn http_checks_path_method_and_media_type() {
     let reply = server.send("GET", "/v1/traces", &[], "").await;
     assert_eq!((reply.status, reply.text()), (405, "405 method not allowed, supported: [POST]"));
     let reply = server.post(&[("content-type", "text/xml")], "").await;
-    assert_eq!(
-        (reply.status, reply.text()),
-        (415, "415 unsupported media type, supported: [application/json, application/x-protobuf]")
-    );
+    assert_eq!((reply.status, reply.text()), (415, "415 unsupported media type, supported: [application/json, application/x-protobuf]"));
     server.end().await;
 }
 
