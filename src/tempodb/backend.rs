@@ -204,7 +204,7 @@ impl Backend {
         let listed = self.store.list_with_delimiter(None).await;
         let listed = listed.map_err(|cause| store_error("list", &Path::default(), cause))?;
         let names = listed.common_prefixes.iter().filter_map(|folder| folder.filename());
-        Ok(names.filter(|name| !NOT_TENANTS.contains(name)).filter_map(|name| parse_tenant(name)).collect())
+        Ok(names.filter(|name| !NOT_TENANTS.contains(name)).filter_map(parse_tenant).collect())
     }
 
     /// Lists the blocks of a tenant by their metas. Objects that belong to no block are counted and otherwise ignored.

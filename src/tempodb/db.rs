@@ -39,7 +39,7 @@ const MAX_QUARANTINED: usize = 10_000;
 pub struct DbSettings {
     /// Footers kept open; a footer takes some 100 KB.
     pub max_open_readers: usize,
-    /// Decoded dictionaries of foreign blocks.
+    /// Decoded dictionaries; that of all attribute values in a foreign block alone takes some 10 MB.
     pub dictionary_cache_bytes: usize,
     pub verify_checksums: bool,
     /// Compacted blocks are still asked for this long, because others may not know their successor yet: twice the poll interval.
@@ -50,7 +50,7 @@ impl Default for DbSettings {
     fn default() -> Self {
         Self {
             max_open_readers: 256,
-            dictionary_cache_bytes: 32 << 20,
+            dictionary_cache_bytes: 64 << 20,
             verify_checksums: true,
             compacted_grace: SignedDuration::from_mins(10),
         }
@@ -132,6 +132,7 @@ struct Readers {
 
 impl TempoDb {
     pub fn new(backend: Backend, list: Arc<BlockList>, settings: DbSettings, clock: SharedClock, cpu: CpuPool) -> Self {
+        names::describe();
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
         let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries };
         Self { backend, list, settings, options, clock, cpu, readers: Mutex::default(), quarantined: Mutex::default() }

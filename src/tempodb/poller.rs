@@ -391,10 +391,7 @@ impl Poller {
 }
 
 fn from_index(index: TenantIndex) -> TenantBlocks {
-    TenantBlocks {
-        live: index.metas.into_iter().map(Arc::new).collect(),
-        compacted: index.compacted.into_iter().map(Arc::new).collect(),
-    }
+    TenantBlocks { live: index.metas.into_iter().map(Arc::new).collect(), compacted: index.compacted.into_iter().map(Arc::new).collect() }
 }
 
 /// Returns the hash by which the builder with `number` of a tenant's index is chosen.

@@ -93,7 +93,8 @@ async fn the_index_gives_the_same_list_as_the_backend() {
                 if let Some(name) = forgotten {
                     bare.delete(&keys::tenant_object(&tenant, name)).await.unwrap();
                 }
-                let (second, from_written) = poller(&bare, PollerSettings { fallback: false, tolerate_tenant_failures: 9, ..settings() }, false);
+                let (second, from_written) =
+                    poller(&bare, PollerSettings { fallback: false, tolerate_tenant_failures: 9, ..settings() }, false);
                 second.poll().await.unwrap();
                 assert_eq!(ids(&from_written.blocks(&tenant)), ids(&listed));
             }

@@ -44,9 +44,6 @@ use crate::tempodb::db::TempoDb;
 /// Group under which a live-store without an ordinal in its name commits.
 const CONSUMER_GROUP: &str = "live-store";
 
-/// Cuts that may wait for their flush per tenant before consuming pauses.
-const MAX_WAITING_CUTS: usize = 4;
-
 /// Everything a live-store works with.
 pub struct Dependencies {
     pub log: SharedIngestLog,
@@ -176,10 +173,12 @@ impl LiveStore {
     fn memory_shortage(&self) -> Option<&'static str> {
         let state = self.state.lock();
         let limit = self.config.max_live_traces_bytes;
+        let flushes = self.config.complete_block_concurrency;
         let bytes: usize = state.tenants.values().map(LiveTraces::total_bytes).sum();
         if limit > 0 && bytes as u64 >= limit {
             Some("waiting_for_live_traces")
-        } else if state.tenants.values().any(|traces| traces.cut_count() > MAX_WAITING_CUTS) {
+        } else if state.tenants.values().any(|traces| traces.cut_count() >= flushes && traces.live_bytes() as u64 >= self.config.max_block_bytes) {
+            // A further block is full while as many as may be written at once are being written.
             Some("waiting_for_wal")
         } else {
             None

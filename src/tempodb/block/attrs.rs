@@ -49,7 +49,7 @@ pub(super) fn columns_of(level: Level, selection: &AttrSelection, file: &BlockFi
     };
     let mut columns = vec![Column::Attr(level, AttrPart::Key), Column::Attr(level, AttrPart::IsArray)];
     columns.extend(VALUE_LEAVES.iter().filter(|(_, kind)| kinds.intersects(*kind)).map(|&(part, _)| Column::Attr(level, part)));
-    columns.extend(wanted_slots(level, selection, file).map(|slot| slot_column(slot)));
+    columns.extend(wanted_slots(level, selection, file).map(slot_column));
     columns
 }
 

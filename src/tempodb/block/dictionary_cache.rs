@@ -46,18 +46,19 @@ impl DictionaryCache {
         Some(Arc::clone(dictionary))
     }
 
-    /// Keeps `dictionary` unless it alone takes more than a quarter of the room.
+    /// Keeps `dictionary` unless it is there already or alone takes more than half of the room.
     pub(super) fn put(&self, key: DictionaryKey, dictionary: &Arc<Dictionary>) {
         let bytes = dictionary.memory_bytes();
-        if bytes > self.max_bytes / 4 {
+        if bytes > self.max_bytes / 2 {
             return;
         }
         let mut state = self.state.lock();
         state.clock += 1;
         let now = state.clock;
-        if let Some((old, _)) = state.entries.insert(key, (Arc::clone(dictionary), now)) {
-            state.bytes -= old.memory_bytes();
+        if state.entries.contains_key(&key) {
+            return;
         }
+        state.entries.insert(key, (Arc::clone(dictionary), now));
         state.bytes += bytes;
         while state.bytes > self.max_bytes {
             // Entries are few and large, so a scan is cheaper than an order kept.
@@ -73,14 +74,29 @@ impl DictionaryCache {
 mod tests {
     use super::*;
 
+    fn dictionary() -> Arc<Dictionary> {
+        Arc::new(Dictionary::of((0..100_u32).map(u32::to_le_bytes)))
+    }
+
     #[test]
     fn the_least_recently_used_go_first() {
-        let dictionary = Arc::new(Dictionary::default());
-        let id = BlockId::random();
-        let cache = DictionaryCache::new(1 << 20);
-        cache.put((id, 0, 0), &dictionary);
-        cache.put((id, 0, 0), &dictionary);
+        let (id, bytes) = (BlockId::random(), dictionary().memory_bytes());
+        let cache = DictionaryCache::new(bytes * 4);
+        for group in 0..4 {
+            cache.put((id, group, 0), &dictionary());
+            cache.put((id, group, 0), &dictionary());
+        }
+        assert_eq!(cache.memory_bytes(), bytes * 4);
         assert!(cache.get((id, 0, 0)).is_some());
-        assert_eq!((cache.get((id, 1, 0)).is_some(), cache.memory_bytes()), (false, 0));
+        cache.put((id, 4, 0), &dictionary());
+        assert_eq!([0, 1, 2, 3, 4].map(|group| cache.get((id, group, 0)).is_some()), [true, false, true, true, true]);
+        assert_eq!(cache.memory_bytes(), bytes * 4);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_kept() {
+        let cache = DictionaryCache::new(dictionary().memory_bytes() * 2 - 1);
+        cache.put((BlockId::random(), 0, 0), &dictionary());
+        assert_eq!(cache.memory_bytes(), 0);
     }
 }

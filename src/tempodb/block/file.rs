@@ -58,13 +58,16 @@ pub(super) struct PageLocations {
     pub(super) pages: Vec<(Range<u64>, usize)>,
 }
 
+/// Smallest and largest id of a page.
+type IdBounds = (Vec<u8>, Vec<u8>);
+
 /// The page indexes of one row group that lookups need.
 #[derive(Debug, Default)]
 pub(super) struct GroupIndex {
     /// By position of the leaf.
     pages: Vec<Option<PageLocations>>,
     /// Smallest and largest trace id of each page, perhaps cut; `None` when the file has no column index.
-    trace_id_bounds: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    trace_id_bounds: Option<Vec<IdBounds>>,
 }
 
 impl GroupIndex {
@@ -273,7 +276,7 @@ impl BlockFile {
         self.joined(chunk.column_index_offset().zip(chunk.column_index_length()).into_iter())
     }
 
-    fn parse_trace_id_index(&self, group: usize, bytes: (u64, Bytes)) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>, BlockReadError> {
+    fn parse_trace_id_index(&self, group: usize, bytes: (u64, Bytes)) -> Result<Option<Vec<IdBounds>>, BlockReadError> {
         let Some(leaf) = self.leaf(Column::TraceId) else { return Ok(None) };
         let mask = ColumnChunkMask::row_groups_and_columns([group], [leaf.index]);
         let index =

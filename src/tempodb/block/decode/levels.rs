@@ -95,9 +95,10 @@ pub(super) fn keep<T: Copy>(column: &mut Vec<T>, start: usize, ranges: &[Range<u
     column.truncate(end);
 }
 
-/// Returns how many of `levels` equal `level`. Sums in bytes first, which compiles to vector code.
+/// Returns how many of `levels` equal `level`. Sums runs in bytes, which cannot overflow and compiles to vector code.
 pub(super) fn count_equal(levels: &[u8], level: u8) -> usize {
-    levels.chunks(usize::from(u8::MAX)).map(|run| usize::from(run.iter().fold(0_u8, |sum, &found| sum + u8::from(found == level)))).sum()
+    let in_run = |run: &[u8]| run.iter().fold(0_u8, |sum, &found| sum.wrapping_add(u8::from(found == level)));
+    levels.chunks(usize::from(u8::MAX)).map(|run| usize::from(in_run(run))).sum()
 }
 
 fn padded(levels: &[u8], fill: u8) -> [u8; WORD] {

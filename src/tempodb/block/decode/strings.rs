@@ -26,6 +26,14 @@ impl Dictionary {
         Ok(dictionary)
     }
 
+    /// Holds `values` in their order.
+    #[cfg(test)]
+    pub(in crate::tempodb::block) fn of(values: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        let mut dictionary = Self::default();
+        values.into_iter().for_each(|value| dictionary.push(value.as_ref()));
+        dictionary
+    }
+
     fn push(&mut self, value: &[u8]) {
         self.bytes.extend_from_slice(value);
         // Pages are below `MAX_PAGE_BYTES` and chunks are checked against 4 GiB in `StrColumn::decode`.

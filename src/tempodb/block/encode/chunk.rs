@@ -1,8 +1,8 @@
 //! One column of one row group: its pages, its part of column and offset index, its statistics.
 
-use parquet::basic::{BoundaryOrder, CompressionCodec, Encoding};
+use parquet::basic::{BoundaryOrder, CompressionCodec, Encoding, PageType};
 use parquet::column::writer::ColumnCloseResult;
-use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder};
+use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder, PageEncodingStats};
 use parquet::schema::types::ColumnDescPtr;
 
 use super::super::schema::{Column, Leaf, LeafCodec};
@@ -36,11 +36,14 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     let mut chunk = Vec::new();
     let mut uncompressed_bytes = 0;
     let mut encodings = vec![Encoding::RLE];
+    // Tells readers that no page left the dictionary, which then answers what the chunk holds.
+    let mut page_encodings: Vec<PageEncodingStats> = Vec::new();
     let has_dictionary = match values.dictionary() {
         None => false,
         Some((entries, body)) => {
             uncompressed_bytes += body.len() + pages.append(PageKind::Dictionary(entries), leaf.codec, &body, &mut chunk)?;
             encodings.push(Encoding::PLAIN);
+            page_encodings.push(PageEncodingStats { page_type: PageType::DICTIONARY_PAGE, encoding: Encoding::PLAIN, count: 1 });
             true
         }
     };
@@ -59,6 +62,10 @@ pub(super) fn encode_chunk<V: ColumnValues>(
         let encoding = values.encode(range.clone(), &mut body);
         if !encodings.contains(&encoding) {
             encodings.push(encoding);
+        }
+        match page_encodings.iter_mut().find(|stats| stats.page_type == PageType::DATA_PAGE && stats.encoding == encoding) {
+            Some(stats) => stats.count += 1,
+            None => page_encodings.push(PageEncodingStats { page_type: PageType::DATA_PAGE, encoding, count: 1 }),
         }
         let page_at = chunk.len();
         let header_len = pages.append(PageKind::Data(entries.len(), encoding), leaf.codec, &body, &mut chunk)?;
@@ -86,6 +93,7 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     let statistics = values.statistics(chunk_bounds, (entries - values.len()) as u64);
     let metadata = ColumnChunkMetaData::builder(descriptor)
         .set_encodings(encodings)
+        .set_page_encoding_stats(page_encodings)
         .set_compression_codec(match pages.codec(leaf.codec) {
             LeafCodec::Uncompressed => CompressionCodec::UNCOMPRESSED,
             LeafCodec::Zstd => CompressionCodec::ZSTD,
