@@ -68,18 +68,23 @@ pub struct Module {
 
 /// The states of all modules, for `/ready` and `/status/services`.
 #[derive(Clone, Default)]
-pub struct States(Arc<Mutex<BTreeMap<&'static str, (watch::Sender<State>, Option<String>)>>>);
+pub struct States(Arc<Mutex<BTreeMap<&'static str, ModuleState>>>);
+
+struct ModuleState {
+    state: watch::Sender<State>,
+    failure: Option<String>,
+}
 
 impl States {
     /// Returns name, state and failure of each module, sorted by name.
     pub fn list(&self) -> Vec<(&'static str, State, Option<String>)> {
-        self.0.lock().iter().map(|(name, (state, failure))| (*name, *state.borrow(), failure.clone())).collect()
+        self.0.lock().iter().map(|(name, module)| (*name, *module.state.borrow(), module.failure.clone())).collect()
     }
 
     /// Returns when all modules run. Never returns when one of them fails before.
     pub async fn wait_until_running(&self) {
         loop {
-            let watches: Vec<_> = self.0.lock().values().map(|(state, _)| state.subscribe()).collect();
+            let watches: Vec<_> = self.0.lock().values().map(|module| module.state.subscribe()).collect();
             let is_complete = !watches.is_empty();
             for mut watch in watches {
                 // An error means that the module is gone.
@@ -93,24 +98,24 @@ impl States {
     }
 
     fn add(&self, name: &'static str) {
-        self.0.lock().insert(name, (watch::Sender::new(State::New), None));
+        self.0.lock().insert(name, ModuleState { state: watch::Sender::new(State::New), failure: None });
     }
 
     fn set(&self, name: &'static str, state: State) {
-        if let Some((sender, _)) = self.0.lock().get(name) {
-            sender.send_replace(state);
+        if let Some(module) = self.0.lock().get(name) {
+            module.state.send_replace(state);
         }
     }
 
     fn fail(&self, name: &'static str, failure: String) {
-        if let Some((sender, slot)) = self.0.lock().get_mut(name) {
-            *slot = Some(failure);
-            sender.send_replace(State::Failed);
+        if let Some(module) = self.0.lock().get_mut(name) {
+            module.failure = Some(failure);
+            module.state.send_replace(State::Failed);
         }
     }
 
     fn watch(&self, name: &str) -> Option<watch::Receiver<State>> {
-        self.0.lock().get(name).map(|(sender, _)| sender.subscribe())
+        self.0.lock().get(name).map(|module| module.state.subscribe())
     }
 }
 

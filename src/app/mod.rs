@@ -22,6 +22,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -134,11 +135,14 @@ async fn run_modules(loaded: Loaded, metrics: PrometheusHandle) -> anyhow::Resul
     let states = States::default();
     let ops = Arc::new(make_ops(&mut context, states.clone(), metrics.clone()));
     let http = std::mem::take(&mut context.http).merge(ops::router(Arc::clone(&ops), &config.http_api_prefix));
+    let http = match config.server.http_path_prefix.trim_end_matches('/') {
+        "" => http,
+        prefix => Router::new().nest(prefix, http),
+    };
     let grpc = Routes::new(HealthServer::new(health::HealthService(Arc::clone(&ops))));
     let server = Server::new(&config.server, listeners, http, grpc)?;
-    for module in services.iter_mut().filter(|module| module.name == "server") {
+    if let Some(module) = services.iter_mut().find(|module| module.name == "server") {
         module.service = Box::new(server);
-        break;
     }
 
     let stop = CancellationToken::new();

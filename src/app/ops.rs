@@ -173,9 +173,12 @@ struct BuildInfo {
     go_version: &'static str,
 }
 
+/// Grafana reads from the version which features it may use; the part behind `+` is ours.
+const COMPATIBLE_VERSION: &str = concat!("3.1.0+tempo-rs.", env!("CARGO_PKG_VERSION"));
+
 async fn build_info() -> axum::Json<BuildInfo> {
     axum::Json(BuildInfo {
-        version: env!("CARGO_PKG_VERSION"),
+        version: COMPATIBLE_VERSION,
         revision: "",
         branch: "",
         build_user: "",

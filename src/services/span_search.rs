@@ -11,6 +11,7 @@ use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNa
 use crate::services::rpc::status::CallError;
 use crate::traceql::autocomplete::extract_conditions;
 use crate::traceql::engine::{self, EngineError, EvaluateOptions, HitRows, Inspected, Matches, Plan, TagSelection, evaluate, hits};
+use crate::traceql::rewrite::or_to_in;
 use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
 use crate::traceql::tags::{TagNames, TagValues};
 
@@ -18,7 +19,7 @@ use crate::traceql::tags::{TagNames, TagValues};
 pub fn plan_search(request: &SearchRequest) -> Result<Plan, CallError> {
     let query = crate::traceql::compile(&request.query)
         .map_err(|error| CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}")))?;
-    Plan::new(&query).map_err(engine_error)
+    Plan::new(&or_to_in(query)).map_err(engine_error)
 }
 
 /// Returns the order in which a plan wants its results.

@@ -36,7 +36,7 @@ config_block! {
         max_trace_live: GoDuration = GoDuration::seconds(30),
         /// Silence until a trace is cut; > 0, at most `max_trace_live`.
         max_trace_idle: GoDuration = GoDuration::seconds(5),
-        /// Bytes of live traces per tenant; pushes wait above it; 0: off.
+        /// Bytes of traces in memory, all tenants together; consuming waits above it; 0: off.
         max_live_traces_bytes: u64 = 250_000_000,
         /// Age limit of the head block; > 0.
         max_block_duration: GoDuration = GoDuration::seconds(30),

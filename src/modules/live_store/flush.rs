@@ -1,5 +1,6 @@
 //! Cuts live traces into blocks and commits what is in them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::live_traces::CutTraces;
-use super::{LONGEST_RETRY_PAUSE, LiveStore, LiveStoreError, metrics as names};
+use super::{LONGEST_RETRY_PAUSE, LiveStore, LiveStoreError, State, metrics as names};
 use crate::model::combine::Piece;
 use crate::model::ids::{TenantId, TraceId};
 use crate::services::ingest_log::Offset;
@@ -71,16 +72,28 @@ impl LiveStore {
         Ok(())
     }
 
-    /// Flushes everything in memory of `tenant`, or of all tenants, and returns when it is in blocks.
-    pub async fn flush_now(&self, tenant: Option<&TenantId>) {
-        let tenants: Vec<_> = self.state.lock().tenants.keys().filter(|name| tenant.is_none_or(|wanted| wanted == *name)).cloned().collect();
+    /// Puts everything acknowledged so far into blocks, of `tenant` or of all tenants. Waits as long as that takes.
+    ///
+    /// Not cancel-safe: a cut whose future is dropped is written only after a restart.
+    ///
+    /// # Errors
+    /// When the log does not tell its end.
+    pub async fn flush_now(&self, tenant: Option<&TenantId>) -> Result<(), LiveStoreError> {
+        let mut ends = BTreeMap::new();
+        for partition in self.log.partitions() {
+            ends.insert(partition, self.log.offsets(partition).await?.end);
+        }
+        self.wait_until_consumed(&ends).await;
+        let is_wanted = |name: &TenantId| tenant.is_none_or(|wanted| wanted == name);
+        let tenants: Vec<_> = self.state.lock().tenants.keys().filter(|name| is_wanted(name)).cloned().collect();
         for tenant in tenants {
-            let cut = self.cut(&tenant, CutReason::Demand);
-            if let Some(cut) = cut {
+            if let Some(cut) = self.cut(&tenant, CutReason::Demand) {
                 self.write_until_done(&tenant, cut, &CancellationToken::new()).await;
             }
         }
-        self.commit_or_warn().await;
+        let has_cuts = |state: &State| state.tenants.iter().any(|(name, traces)| is_wanted(name) && traces.cut_count() > 0);
+        self.wait_until(&self.cut_finished, |state| !has_cuts(state)).await;
+        self.commit().await
     }
 
     /// Cuts the tenant that needs it most; `None` when no tenant does.
@@ -173,6 +186,8 @@ impl LiveStore {
                 state.tenants.remove(tenant);
             }
         }
+        drop(state);
+        self.cut_finished.notify_waiters();
         Ok(())
     }
 

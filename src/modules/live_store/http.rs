@@ -1,6 +1,7 @@
 //! Routes of the live-store: `/flush` puts what is in memory into blocks, as the ingester's endpoint of Tempo 2.x does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -10,6 +11,9 @@ use serde::Deserialize;
 
 use super::LiveStore;
 use crate::model::ids::TenantId;
+
+/// A flush that takes longer goes on, but is answered as unavailable: the backend may be full or away.
+const FLUSH_ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Paths served here.
 pub const PATHS: [&str; 1] = ["/flush"];
@@ -31,8 +35,10 @@ async fn flush(State(store): State<Arc<LiveStore>>, Query(parameters): Query<Flu
         Some(_) => return StatusCode::NOT_FOUND,
     };
     // A task of its own: this future ends when the client leaves, and a cut that nobody writes any more would hold its offsets for ever.
-    match tokio::spawn(async move { store.flush_now(tenant.as_ref()).await }).await {
-        Ok(()) => StatusCode::NO_CONTENT,
-        Err(_panicked) => StatusCode::INTERNAL_SERVER_ERROR,
+    let flushed = tokio::spawn(async move { store.flush_now(tenant.as_ref()).await });
+    match tokio::time::timeout(FLUSH_ANSWER_LIMIT, flushed).await {
+        Ok(Ok(Ok(()))) => StatusCode::NO_CONTENT,
+        Ok(Ok(Err(_)) | Err(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+        Err(_elapsed) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -57,8 +57,11 @@ pub struct Dependencies {
 pub struct NewBlockSettings {
     pub bloom: BloomParams,
     /// Attributes of a tenant that get a column of their own.
-    pub dedicated_columns: Box<dyn Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync>,
+    pub dedicated_columns: DedicatedColumnsOf,
 }
+
+/// Tells the dedicated columns of a tenant as they are configured now.
+pub type DedicatedColumnsOf = Box<dyn Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync>;
 
 pub struct LiveStore {
     config: LiveStoreConfig,
@@ -71,6 +74,8 @@ pub struct LiveStore {
     state: Mutex<State>,
     /// Signalled when a position moved, for those who wait for the log to be caught up with.
     positions_moved: Notify,
+    /// Signalled when a cut has become a listed block.
+    cut_finished: Notify,
     /// Signalled when live traces should be looked at before the next regular check.
     cut_wanted: Notify,
 }
@@ -105,6 +110,7 @@ impl LiveStore {
             group: ConsumerGroup::new(CONSUMER_GROUP),
             state: Mutex::default(),
             positions_moved: Notify::new(),
+            cut_finished: Notify::new(),
             cut_wanted: Notify::new(),
         })
     }
@@ -146,18 +152,22 @@ impl LiveStore {
     }
 
     async fn wait_until_consumed(&self, targets: &BTreeMap<PartitionId, Offset>) {
+        self.wait_until(&self.positions_moved, |state| {
+            targets.iter().all(|(partition, end)| state.positions.get(partition).is_some_and(|position| position >= end))
+        })
+        .await;
+    }
+
+    /// Waits until `holds`, which is looked at now and whenever `changed` is signalled.
+    async fn wait_until(&self, changed: &Notify, holds: impl Fn(&State) -> bool) {
         loop {
-            let moved = self.positions_moved.notified();
-            tokio::pin!(moved);
-            moved.as_mut().enable();
-            let reached = {
-                let state = self.state.lock();
-                targets.iter().all(|(partition, end)| state.positions.get(partition).is_some_and(|position| position >= end))
-            };
-            if reached {
+            let signal = changed.notified();
+            tokio::pin!(signal);
+            signal.as_mut().enable();
+            if holds(&self.state.lock()) {
                 return;
             }
-            moved.await;
+            signal.await;
         }
     }
 

@@ -15,7 +15,7 @@ config_block! {
         max_batch_size: usize = 7,
         /// Request headers to log, comma-separated.
         log_query_request_headers: String = String::new(),
-        /// Attempts of a job beyond the first.
+        /// Attempts of a job, the first included.
         max_retries: usize = 2,
         /// Limit of an API request; 0: off.
         api_timeout: GoDuration = GoDuration::ZERO,
