@@ -23,12 +23,12 @@ struct FlushParameters {
     tenant: Option<String>,
 }
 
-/// 204 when everything that was in memory is in blocks; 404 for a tenant without live traces.
+/// 204 when everything that was in memory is in blocks; 503 when the live-store stopped before; 404 for a tenant without live traces.
 async fn flush(State(store): State<Arc<LiveStore>>, Query(parameters): Query<FlushParameters>) -> StatusCode {
-    match parameters.tenant.as_deref().map(TenantId::parse) {
+    let is_flushed = match parameters.tenant.as_deref().map(TenantId::parse) {
         None => store.flush_now(None).await,
         Some(Ok(tenant)) if store.has_live_traces(&tenant) => store.flush_now(Some(&tenant)).await,
         Some(_) => return StatusCode::NOT_FOUND,
-    }
-    StatusCode::NO_CONTENT
+    };
+    if is_flushed { StatusCode::NO_CONTENT } else { StatusCode::SERVICE_UNAVAILABLE }
 }
