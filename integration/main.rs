@@ -1,3 +1,4 @@
 //! End-to-end tests, one binary; each module is a subject.
 
 mod query_blocks;
+mod tidy;
