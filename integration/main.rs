@@ -24,3 +24,4 @@ mod push_and_find;
 mod query_blocks;
 mod start_errors;
 mod tenancy;
+mod tidy;

@@ -1,3 +1,5 @@
+//! Polls of a store in memory and of real blocks.
+
 use std::path::Path;
 
 use object_store::ObjectStoreExt;

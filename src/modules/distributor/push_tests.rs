@@ -1,3 +1,5 @@
+//! Pushes as a whole: a distributor in front of a log in memory.
+
 use std::future::Future;
 
 use prost::Message;

@@ -56,6 +56,8 @@ impl LiveStore {
                 Err(failure @ LogError::OffsetOutOfRange { .. }) => {
                     error!(%partition, offset = %next, err = &failure as &dyn std::error::Error, "log lost records, starting at its begin");
                     next = self.log.offsets(partition).await?.start;
+                    // The old position is behind the end: committing it would skip what is appended from now on.
+                    self.state.lock().positions.insert(partition, next);
                 }
                 Err(failure) if failure.is_retryable() => {
                     warn!(%partition, err = &failure as &dyn std::error::Error, "log cannot be read, trying again");
@@ -89,7 +91,8 @@ impl LiveStore {
                 counter!(names::RECORDS_PROCESSED, "tenant" => tenant.clone()).increment(batch.records);
                 counter!(names::BYTES_RECEIVED, "tenant" => tenant.clone(), "data_type" => "trace").increment(batch.bytes);
                 if batch.undecodable > 0 {
-                    counter!(names::RECORDS_DROPPED, "tenant" => tenant.clone(), "reason" => "decoding_failed").increment(batch.undecodable);
+                    counter!(names::RECORDS_DROPPED, "tenant" => tenant.clone(), "reason" => "decoding_failed")
+                        .increment(batch.undecodable);
                     warn!(tenant, count = batch.undecodable, "parts of records could not be decoded and were left out");
                 }
                 let Some(segment) = batch.segment else { continue };

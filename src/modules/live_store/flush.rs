@@ -4,17 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::live_traces::CutTraces;
 use super::{LONGEST_RETRY_PAUSE, LiveStore, LiveStoreError, State, metrics as names};
 use crate::model::combine::Piece;
 use crate::model::ids::{TenantId, TraceId};
-use crate::services::ingest_log::Offset;
+use crate::services::ingest_log::{LogError, Offset, PartitionId};
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
 use crate::tempodb::block::write::{BlockWriter, NewBlock, WriteError};
 
@@ -46,15 +44,14 @@ impl CutReason {
 
 impl LiveStore {
     /// Looks for tenants to cut, regularly and when asked, until `stop` fires; then lets flushes under way end.
-    pub(super) async fn cut_and_flush(self: Arc<Self>, stop: CancellationToken) -> Result<(), LiveStoreError> {
-        let flushes = TaskTracker::new();
+    pub(super) async fn cut_and_flush(self: Arc<Self>) -> Result<(), LiveStoreError> {
         let slots = Arc::new(Semaphore::new(self.config.complete_block_concurrency.max(1)));
         let mut check = tokio::time::interval(self.config.flush_check_period.to_std());
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = self.stopping.cancelled() => break,
                 _ = check.tick() => {}
                 () = self.cut_wanted.notified() => {}
             }
@@ -62,38 +59,63 @@ impl LiveStore {
             while let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
                 let Some((tenant, cut)) = self.cut_most_urgent() else { break };
                 let store = Arc::clone(&self);
-                let stop = stop.clone();
-                flushes.spawn(async move { store.flush(tenant, cut, slot, stop).await });
+                self.flushes.spawn(async move { store.flush(tenant, cut, slot).await });
             }
             self.commit_or_warn().await;
         }
-        flushes.close();
-        flushes.wait().await;
+        self.flushes.close();
+        self.flushes.wait().await;
         Ok(())
     }
 
-    /// Puts everything acknowledged so far into blocks, of `tenant` or of all tenants. Waits as long as that takes.
-    ///
-    /// Not cancel-safe: a cut whose future is dropped is written only after a restart.
-    ///
-    /// # Errors
-    /// When the log does not tell its end.
-    pub async fn flush_now(&self, tenant: Option<&TenantId>) -> Result<(), LiveStoreError> {
+    /// Puts everything that is acknowledged now into blocks, of `tenant` or of all tenants. Returns whether that was done: not when the log
+    /// does not tell its end, nor when the live-store stops meanwhile. A dropped call leaves its flush running.
+    pub async fn flush_now(self: &Arc<Self>, tenant: Option<&TenantId>) -> bool {
+        let Ok(ends) = self.log_ends().await else { return false };
+        tokio::select! {
+            () = self.stopping.cancelled() => return false,
+            () = self.wait_until_consumed(&ends) => {}
+        }
+        let tenants: Vec<_> =
+            self.state.lock().tenants.keys().filter(|name| tenant.is_none_or(|wanted| wanted == *name)).cloned().collect();
+        let mut is_flushed = true;
+        for tenant in tenants {
+            is_flushed &= self.flush_tenant(&tenant).await;
+        }
+        self.commit_or_warn().await;
+        is_flushed
+    }
+
+    async fn log_ends(&self) -> Result<BTreeMap<PartitionId, Offset>, LogError> {
         let mut ends = BTreeMap::new();
         for partition in self.log.partitions() {
             ends.insert(partition, self.log.offsets(partition).await?.end);
         }
-        self.wait_until_consumed(&ends).await;
-        let is_wanted = |name: &TenantId| tenant.is_none_or(|wanted| wanted == name);
-        let tenants: Vec<_> = self.state.lock().tenants.keys().filter(|name| is_wanted(name)).cloned().collect();
-        for tenant in tenants {
-            if let Some(cut) = self.cut(&tenant, CutReason::Demand) {
-                self.write_until_done(&tenant, cut, &CancellationToken::new()).await;
+        Ok(ends)
+    }
+
+    async fn flush_tenant(self: &Arc<Self>, tenant: &TenantId) -> bool {
+        let cut = loop {
+            let ended = self.flush_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            {
+                // A flush under way may give traces that still grow back to the live ones, so it has to end first.
+                let mut state = self.state.lock();
+                let is_flushing = state.tenants.get(tenant).is_some_and(|traces| traces.cut_count() > 0);
+                if !is_flushing {
+                    break self.cut(&mut state, tenant, CutReason::Demand);
+                }
             }
-        }
-        let has_cuts = |state: &State| state.tenants.iter().any(|(name, traces)| is_wanted(name) && traces.cut_count() > 0);
-        self.wait_until(&self.cut_finished, |state| !has_cuts(state)).await;
-        self.commit().await
+            tokio::select! {
+                () = self.stopping.cancelled() => return false,
+                () = ended => {}
+            }
+        };
+        let Some(cut) = cut else { return true };
+        let (store, tenant) = (Arc::clone(self), tenant.clone());
+        let flush = self.flushes.spawn(async move { store.write_until_done(&tenant, cut).await });
+        flush.await.unwrap_or(false)
     }
 
     /// Cuts the tenant that needs it most; `None` when no tenant does.
@@ -122,56 +144,62 @@ impl LiveStore {
                 .collect()
         };
         due.sort_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
-        due.into_iter().find_map(|(_, tenant, reason)| Some((tenant.clone(), self.cut(&tenant, reason)?)))
+        due.into_iter().find_map(|(_, tenant, reason)| Some((tenant.clone(), self.cut(&mut self.state.lock(), &tenant, reason)?)))
     }
 
-    fn cut(&self, tenant: &TenantId, reason: CutReason) -> Option<CutTraces> {
+    fn cut(&self, state: &mut State, tenant: &TenantId, reason: CutReason) -> Option<CutTraces> {
         let now = self.now_unix_ms();
         let (idle_since, live_since) = match reason {
             // Traces that still get spans wait for the next block, so that most traces end up in one.
-            CutReason::Age => {
-                (now.saturating_sub(millis(self.config.max_trace_idle.to_std())), now.saturating_sub(millis(self.config.max_trace_live.to_std())))
-            }
+            CutReason::Age => (
+                now.saturating_sub(millis(self.config.max_trace_idle.to_std())),
+                now.saturating_sub(millis(self.config.max_trace_live.to_std())),
+            ),
             CutReason::Size | CutReason::Memory | CutReason::Demand => (u64::MAX, u64::MAX),
         };
-        let cut = self.state.lock().tenants.get_mut(tenant)?.cut(idle_since, live_since)?;
+        let cut = state.tenants.get_mut(tenant)?.cut(idle_since, live_since)?;
         counter!(names::BLOCKS_CUT, "reason" => reason.as_str()).increment(1);
         debug!(%tenant, reason = reason.as_str(), spans = cut.span_count(), "live traces cut");
         Some(cut)
     }
 
-    async fn flush(self: Arc<Self>, tenant: TenantId, cut: CutTraces, slot: OwnedSemaphorePermit, stop: CancellationToken) {
-        self.write_until_done(&tenant, cut, &stop).await;
+    async fn flush(self: Arc<Self>, tenant: TenantId, cut: CutTraces, slot: OwnedSemaphorePermit) {
+        self.write_until_done(&tenant, cut).await;
         drop(slot);
         self.cut_wanted.notify_one();
     }
 
-    /// Writes the block of a cut, trying again until it is complete or `stop` fires. A cut given up stays in memory and in the log.
-    async fn write_until_done(&self, tenant: &TenantId, cut: CutTraces, stop: &CancellationToken) {
+    /// Writes the block of a cut, trying again until it is complete or the live-store stops. Returns whether it is complete; a cut given
+    /// up stays in memory and in the log.
+    async fn write_until_done(&self, tenant: &TenantId, cut: CutTraces) -> bool {
         let cut = Arc::new(cut);
+        // All attempts write the same objects, so that one that could not clean up behind itself leaves nothing for good.
+        let block = BlockId::random();
         let started = Instant::now();
         let mut pause = FIRST_RETRY_PAUSE;
-        while let Err(failure) = self.write_cut(tenant, &cut).await {
+        while let Err(failure) = self.write_cut(tenant, &cut, block).await {
             counter!(names::FAILED_COMPLETIONS).increment(1);
             counter!(names::FAILED_FLUSHES).increment(1);
-            error!(%tenant, err = &failure as &dyn std::error::Error, pause = ?pause, "block could not be written, trying again");
+            error!(%tenant, %block, err = &failure as &dyn std::error::Error, pause = ?pause, "block could not be written, trying again");
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = self.stopping.cancelled() => return false,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
             counter!(names::COMPLETION_RETRIES).increment(1);
         }
         histogram!(names::COMPLETION_DURATION).record(started.elapsed().as_secs_f64());
+        self.flush_ended.notify_waiters();
+        true
     }
 
     /// Writes the block of a cut, lists it, and only then lets go of the traces in memory.
-    async fn write_cut(&self, tenant: &TenantId, cut: &Arc<CutTraces>) -> Result<(), WriteError> {
+    async fn write_cut(&self, tenant: &TenantId, cut: &Arc<CutTraces>, block: BlockId) -> Result<(), WriteError> {
         let started = Instant::now();
         let source = Arc::clone(cut);
         let (order, growing) = self.cpu.run("order_cut", move || (source.order(), source.growing())).await?;
         if !order.is_empty() {
-            let meta = self.write_block(tenant, cut, order).await?;
+            let meta = self.write_block(tenant, cut, block, order).await?;
             counter!(names::BLOCKS_COMPLETED).increment(1);
             counter!(names::BLOCKS_FLUSHED).increment(1);
             histogram!(names::COMPLETION_SIZE).record(meta.size_bytes as f64);
@@ -184,21 +212,26 @@ impl LiveStore {
             traces.finish_cut(cut.id, growing);
             if traces.is_empty() {
                 state.tenants.remove(tenant);
+                gauge!(names::LIVE_TRACES, "tenant" => tenant.as_str().to_owned()).set(0.0);
+                gauge!(names::LIVE_TRACE_BYTES, "tenant" => tenant.as_str().to_owned()).set(0.0);
             }
         }
-        drop(state);
-        self.cut_finished.notify_waiters();
         Ok(())
     }
 
     /// Writes one block, a row group at a time. A failed attempt leaves nothing behind, as far as the backend allows.
-    async fn write_block(&self, tenant: &TenantId, cut: &Arc<CutTraces>, order: Vec<(TraceId, Piece)>) -> Result<BlockMeta, WriteError> {
+    async fn write_block(
+        &self,
+        tenant: &TenantId,
+        cut: &Arc<CutTraces>,
+        id: BlockId,
+        order: Vec<(TraceId, Piece)>,
+    ) -> Result<BlockMeta, WriteError> {
         let block = NewBlock {
             dedicated_columns: (self.new_blocks.dedicated_columns)(tenant),
             bloom: self.new_blocks.bloom,
-            ..NewBlock::new(tenant.clone(), BlockId::random(), order.len())
+            ..NewBlock::new(tenant.clone(), id, order.len())
         };
-        let id = block.id;
         let written = self.write_row_groups(block, cut, Arc::new(order)).await;
         if written.is_err()
             && let Err(failure) = self.db.backend().clear_block(tenant, id).await
@@ -208,7 +241,12 @@ impl LiveStore {
         written
     }
 
-    async fn write_row_groups(&self, block: NewBlock, cut: &Arc<CutTraces>, order: Arc<Vec<(TraceId, Piece)>>) -> Result<BlockMeta, WriteError> {
+    async fn write_row_groups(
+        &self,
+        block: NewBlock,
+        cut: &Arc<CutTraces>,
+        order: Arc<Vec<(TraceId, Piece)>>,
+    ) -> Result<BlockMeta, WriteError> {
         let mut writer = BlockWriter::create(Arc::clone(self.db.backend().store()), self.cpu.clone(), block).await?;
         let mut done = 0;
         while done < order.len() {

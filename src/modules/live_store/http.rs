@@ -13,7 +13,7 @@ use super::LiveStore;
 use crate::model::ids::TenantId;
 
 /// A flush that takes longer goes on, but is answered as unavailable: the backend may be full or away.
-const FLUSH_ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Paths served here.
 pub const PATHS: [&str; 1] = ["/flush"];
@@ -27,18 +27,15 @@ struct FlushParameters {
     tenant: Option<String>,
 }
 
-/// 204 when everything that was in memory is in blocks; 404 for a tenant without live traces.
+/// 204 when everything acknowledged before is in blocks, 404 for a tenant without live traces, 503 when it takes too long or the process stops.
 async fn flush(State(store): State<Arc<LiveStore>>, Query(parameters): Query<FlushParameters>) -> StatusCode {
     let tenant = match parameters.tenant.as_deref().map(TenantId::parse) {
         None => None,
         Some(Ok(tenant)) if store.has_live_traces(&tenant) => Some(tenant),
         Some(_) => return StatusCode::NOT_FOUND,
     };
-    // A task of its own: this future ends when the client leaves, and a cut that nobody writes any more would hold its offsets for ever.
-    let flushed = tokio::spawn(async move { store.flush_now(tenant.as_ref()).await });
-    match tokio::time::timeout(FLUSH_ANSWER_LIMIT, flushed).await {
-        Ok(Ok(Ok(()))) => StatusCode::NO_CONTENT,
-        Ok(Ok(Err(_)) | Err(_)) => StatusCode::INTERNAL_SERVER_ERROR,
-        Err(_elapsed) => StatusCode::SERVICE_UNAVAILABLE,
+    match tokio::time::timeout(ANSWER_LIMIT, store.flush_now(tenant.as_ref())).await {
+        Ok(true) => StatusCode::NO_CONTENT,
+        Ok(false) | Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

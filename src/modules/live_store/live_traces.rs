@@ -280,3 +280,191 @@ impl CutTraces {
         self.segments.iter().map(|segment| &segment.table).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use pretty_assertions::assert_eq;
+    use proptest::prelude::*;
+
+    use super::super::testing::{PARTITION, spans_of, table_of, trace_id};
+    use super::*;
+
+    const OTHER_PARTITION: PartitionId = PartitionId(1);
+
+    /// A record of one span per trace; the span bears the number of the record, which is also its offset and time.
+    fn segment(number: u8, partition: PartitionId, traces: &[u8]) -> Segment {
+        let traces: Vec<_> = traces.iter().map(|trace| (*trace, std::slice::from_ref(&number))).collect();
+        let time = u64::from(number);
+        Segment::new(table_of(&traces), partition, Offset(time), time, time)
+    }
+
+    fn spans(traces: &LiveTraces) -> Vec<(u8, u8)> {
+        let mut spans: Vec<_> = traces.snapshot().segments.iter().flat_map(|segment| spans_of(&segment.table)).collect();
+        spans.sort_unstable();
+        spans
+    }
+
+    /// The spans of the block of a cut, built in tables as small as possible.
+    fn block_of(cut: &CutTraces) -> Vec<(u8, u8)> {
+        let (order, mut done, mut spans) = (cut.order(), 0, Vec::new());
+        let mut last = None;
+        while done < order.len() {
+            let (table, taken) = cut.build_table(&order[done..], 1);
+            assert!(taken > 0 && table.traces.ids.first().copied() > last);
+            last = table.traces.ids.last().copied();
+            spans.extend(spans_of(&table));
+            done += taken;
+        }
+        spans
+    }
+
+    #[test]
+    fn traces_with_two_pieces_are_split_until_one_is_gone() {
+        let mut traces = LiveTraces::default();
+        assert_eq!(traces.append(segment(0, PARTITION, &[1, 2])), 2);
+        let before = traces.snapshot();
+        assert_eq!(traces.append(segment(1, PARTITION, &[2, 3])), 1);
+        assert_eq!((traces.trace_count(), traces.snapshot().split.contains(&trace_id(2))), (3, true));
+        assert!(before.split.is_empty(), "a snapshot stays as it is");
+        let parts = traces.live.clone();
+        traces.replace(&parts, merge_segments(&parts));
+        assert_eq!((traces.trace_count(), traces.live.len(), traces.snapshot().split.len()), (3, 1, 0));
+        assert_eq!(traces.first_offset(PARTITION), Some(Offset(0)));
+        assert_eq!(traces.first_offset(OTHER_PARTITION), None);
+    }
+
+    #[test]
+    fn a_merge_of_segments_cut_meanwhile_is_thrown_away() {
+        let mut traces = LiveTraces::default();
+        traces.append(segment(0, PARTITION, &[1]));
+        traces.append(segment(1, PARTITION, &[1]));
+        let parts = traces.live.clone();
+        let cut = traces.cut(u64::MAX, u64::MAX).unwrap();
+        traces.append(segment(2, PARTITION, &[1]));
+        traces.replace(&parts, merge_segments(&parts));
+        assert_eq!(spans(&traces), [(1, 0), (1, 1), (1, 2)]);
+        traces.finish_cut(cut.id, cut.growing());
+        assert_eq!((spans(&traces), traces.snapshot().split.len()), (vec![(1, 2)], 0));
+    }
+
+    #[test]
+    fn a_cut_leaves_out_traces_with_late_spans_unless_they_are_old() {
+        let mut traces = LiveTraces::default();
+        traces.append(segment(10, PARTITION, &[1, 2, 3]));
+        traces.append(segment(20, PARTITION, &[2, 4]));
+        traces.append(segment(30, PARTITION, &[3, 5]));
+        assert!(traces.cut(9, 9).is_none(), "all may still grow");
+        let cut = traces.cut(25, 9).unwrap();
+        assert_eq!((cut.span_count(), block_of(&cut)), (7, vec![(1, 10), (2, 10), (2, 20), (4, 20)]));
+        traces.finish_cut(cut.id, cut.growing());
+        assert_eq!(spans(&traces), [(3, 10), (3, 30), (5, 30)]);
+        assert_eq!((traces.first_offset(PARTITION), traces.oldest_live_unix_ms()), (Some(Offset(10)), Some(10)));
+        let cut = traces.cut(25, 10).unwrap();
+        assert_eq!(block_of(&cut).len(), 3);
+        traces.finish_cut(cut.id, cut.growing());
+        assert!(traces.is_empty() && traces.cut(u64::MAX, u64::MAX).is_none());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append {
+            other_partition: bool,
+            traces: BTreeSet<u8>,
+        },
+        /// Takes parts to merge: every live segment of a partition whose bit is set.
+        BeginMerge {
+            other_partition: bool,
+            chosen: u16,
+        },
+        EndMerge,
+        Cut {
+            idle_since: u64,
+            live_since: u64,
+        },
+        /// Ends one of the flushes under way.
+        Finish {
+            index: usize,
+        },
+    }
+
+    fn arb_step() -> impl Strategy<Value = Step> {
+        let traces = prop::collection::btree_set(0..12u8, 1..5);
+        prop_oneof![
+            5 => (any::<bool>(), traces).prop_map(|(other_partition, traces)| Step::Append { other_partition, traces }),
+            2 => (any::<bool>(), any::<u16>()).prop_map(|(other_partition, chosen)| Step::BeginMerge { other_partition, chosen }),
+            2 => Just(Step::EndMerge),
+            2 => (0..60u64, 0..60u64).prop_map(|(idle_since, live_since)| Step::Cut { idle_since, live_since }),
+            2 => (0..4usize).prop_map(|index| Step::Finish { index }),
+        ]
+    }
+
+    /// What must hold after each step; `held` are the spans that are not in a block, with the partition of their record.
+    fn check(traces: &LiveTraces, held: &BTreeSet<(u8, u8, PartitionId)>) -> Result<(), TestCaseError> {
+        prop_assert_eq!(spans(traces), held.iter().map(|(trace, number, _)| (*trace, *number)).collect::<Vec<_>>());
+        let snapshot = traces.snapshot();
+        let mut pieces = BTreeMap::<TraceId, u32>::new();
+        for segment in &snapshot.segments {
+            segment.table.traces.ids.iter().for_each(|id| *pieces.entry(*id).or_default() += 1);
+        }
+        prop_assert_eq!(traces.trace_count(), pieces.len());
+        prop_assert!(pieces.iter().all(|(id, count)| traces.pieces.get(id) == Some(count)));
+        let split: BTreeSet<_> = pieces.iter().filter(|(_, count)| **count > 1).map(|(id, _)| *id).collect();
+        prop_assert_eq!(snapshot.split.iter().copied().collect::<BTreeSet<_>>(), split);
+        for partition in [PARTITION, OTHER_PARTITION] {
+            let first_held = held.iter().filter(|span| span.2 == partition).map(|span| Offset(u64::from(span.1))).min();
+            match (traces.first_offset(partition), first_held) {
+                (Some(safe), Some(first_held)) => prop_assert!(safe <= first_held, "{safe} passes {first_held}"),
+                (safe, first_held) => prop_assert_eq!(safe, first_held),
+            }
+        }
+        prop_assert_eq!(traces.is_empty(), held.is_empty());
+        prop_assert!(traces.live_bytes() <= traces.total_bytes());
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn every_span_is_held_once_until_its_block_is_done(steps in prop::collection::vec(arb_step(), 1..60)) {
+            let mut traces = LiveTraces::default();
+            let mut held = BTreeSet::<(u8, u8, PartitionId)>::new();
+            let (mut merges, mut flushes) = (Vec::new(), Vec::<CutTraces>::new());
+            let partition_of = |is_other| if is_other { OTHER_PARTITION } else { PARTITION };
+            for (number, step) in (0..).zip(steps) {
+                match step {
+                    Step::Append { other_partition, traces: ids } => {
+                        let partition = partition_of(other_partition);
+                        let known: BTreeSet<u8> = held.iter().map(|(trace, ..)| *trace).collect();
+                        let new = traces.append(segment(number, partition, &ids.iter().copied().collect::<Vec<_>>()));
+                        prop_assert_eq!(new, ids.difference(&known).count());
+                        held.extend(ids.into_iter().map(|trace| (trace, number, partition)));
+                    }
+                    Step::BeginMerge { other_partition, chosen } => {
+                        let own = traces.live.iter().filter(|segment| segment.partition == partition_of(other_partition));
+                        let parts: Vec<_> = own.enumerate().filter(|(at, _)| chosen >> (at % 16) & 1 == 1).map(|(_, part)| Arc::clone(part)).collect();
+                        if !parts.is_empty() {
+                            let merged = merge_segments(&parts);
+                            merges.push((parts, merged));
+                        }
+                    }
+                    Step::EndMerge => if let Some((parts, merged)) = merges.pop() {
+                        traces.replace(&parts, merged);
+                    },
+                    Step::Cut { idle_since, live_since } => flushes.extend(traces.cut(idle_since, live_since)),
+                    Step::Finish { index } => if !flushes.is_empty() {
+                        let flush = flushes.remove(index % flushes.len());
+                        let written = block_of(&flush);
+                        for (trace, number) in &written {
+                            let before = held.len();
+                            held.retain(|(held_trace, held_number, _)| (held_trace, held_number) != (trace, number));
+                            prop_assert_eq!(before, held.len() + 1);
+                        }
+                        traces.finish_cut(flush.id, flush.growing());
+                    },
+                }
+                check(&traces, &held)?;
+            }
+        }
+    }
+}

@@ -17,6 +17,10 @@ mod consume;
 mod flush;
 mod search;
 pub mod http;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use self::config::LiveStoreConfig;
@@ -74,10 +79,13 @@ pub struct LiveStore {
     state: Mutex<State>,
     /// Signalled when a position moved, for those who wait for the log to be caught up with.
     positions_moved: Notify,
-    /// Signalled when a cut has become a listed block.
-    cut_finished: Notify,
     /// Signalled when live traces should be looked at before the next regular check.
     cut_wanted: Notify,
+    /// Signalled when a block is complete and its traces are gone from memory.
+    flush_ended: Notify,
+    flushes: TaskTracker,
+    /// Fires when consuming and flushing should end.
+    stopping: CancellationToken,
 }
 
 #[derive(Default)]
@@ -93,7 +101,6 @@ struct State {
 pub struct Running {
     store: Arc<LiveStore>,
     tasks: JoinSet<Result<(), LiveStoreError>>,
-    stop_tasks: CancellationToken,
 }
 
 impl LiveStore {
@@ -110,8 +117,10 @@ impl LiveStore {
             group: ConsumerGroup::new(CONSUMER_GROUP),
             state: Mutex::default(),
             positions_moved: Notify::new(),
-            cut_finished: Notify::new(),
             cut_wanted: Notify::new(),
+            flush_ended: Notify::new(),
+            flushes: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         })
     }
 
@@ -119,7 +128,7 @@ impl LiveStore {
     pub async fn start(self: &Arc<Self>) -> Result<Running, LiveStoreError> {
         let started = Instant::now();
         self.log.register_group(&self.group).await?;
-        let mut running = Running { store: Arc::clone(self), tasks: JoinSet::new(), stop_tasks: CancellationToken::new() };
+        let mut running = Running { store: Arc::clone(self), tasks: JoinSet::new() };
         let mut targets = BTreeMap::new();
         for partition in self.log.partitions() {
             let range = self.log.offsets(partition).await?;
@@ -133,9 +142,9 @@ impl LiveStore {
                 state.committed.insert(partition, from);
             }
             targets.insert(partition, range.end);
-            running.tasks.spawn(Arc::clone(self).consume(partition, from, running.stop_tasks.clone()));
+            running.tasks.spawn(Arc::clone(self).consume(partition, from, self.stopping.clone()));
         }
-        running.tasks.spawn(Arc::clone(self).cut_and_flush(running.stop_tasks.clone()));
+        running.tasks.spawn(Arc::clone(self).cut_and_flush());
         tokio::select! {
             () = self.wait_until_consumed(&targets) => {}
             failure = running.first_failure() => return Err(failure),
@@ -152,22 +161,18 @@ impl LiveStore {
     }
 
     async fn wait_until_consumed(&self, targets: &BTreeMap<PartitionId, Offset>) {
-        self.wait_until(&self.positions_moved, |state| {
-            targets.iter().all(|(partition, end)| state.positions.get(partition).is_some_and(|position| position >= end))
-        })
-        .await;
-    }
-
-    /// Waits until `holds`, which is looked at now and whenever `changed` is signalled.
-    async fn wait_until(&self, changed: &Notify, holds: impl Fn(&State) -> bool) {
         loop {
-            let signal = changed.notified();
-            tokio::pin!(signal);
-            signal.as_mut().enable();
-            if holds(&self.state.lock()) {
+            let moved = self.positions_moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            let reached = {
+                let state = self.state.lock();
+                targets.iter().all(|(partition, end)| state.positions.get(partition).is_some_and(|position| position >= end))
+            };
+            if reached {
                 return;
             }
-            signal.await;
+            moved.await;
         }
     }
 
@@ -213,7 +218,7 @@ impl Running {
             () = stop.cancelled() => Ok(()),
             failure = self.first_failure() => Err(failure),
         };
-        self.stop_tasks.cancel();
+        self.store.stopping.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended??;
         }

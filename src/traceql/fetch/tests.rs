@@ -1,3 +1,5 @@
+//! Which conditions a query hands to storage.
+
 use super::*;
 use crate::traceql::ast::QueryBody;
 use crate::traceql::compile;
