@@ -20,7 +20,7 @@ use tempo_rs::tempodb::keys;
 
 /// As in the binary.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const DICTIONARY_CACHE_BYTES: usize = 128 << 20;
 
