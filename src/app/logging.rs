@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn both_formats_keep_the_order() {
-        assert_eq!(line(|w, p| write_logfmt(w, p)), r#"level=info msg="two words" n=3"#);
-        assert_eq!(line(|w, p| write_json(w, p)), r#"{"level":"info","msg":"two words","n":"3"}"#);
+        assert_eq!(line(write_logfmt), r#"level=info msg="two words" n=3"#);
+        assert_eq!(line(write_json), r#"{"level":"info","msg":"two words","n":"3"}"#);
     }
 }
