@@ -43,7 +43,6 @@ use crate::traceql::result::{SearchRequest, TraceHit};
 
 /// The time at which every clock starts: 2026-09-21.
 pub(super) const NOW_NANOS: u64 = 1_790_000_000_000_000_000;
-pub(super) const NOW_MS: u64 = NOW_NANOS / 1_000_000;
 pub(super) const PARTITION: PartitionId = PartitionId(0);
 /// Longest real time until something that must happen has happened.
 const PATIENCE: Duration = Duration::from_secs(60);
