@@ -2,3 +2,4 @@
 
 mod query_blocks;
 mod tidy;
+mod written_blocks;
