@@ -44,7 +44,7 @@ impl CutReason {
 impl LiveStore {
     /// Looks for tenants to cut, regularly and when asked, until `stop` fires; then lets flushes under way end.
     pub(super) async fn cut_and_flush(self: Arc<Self>) -> Result<(), LiveStoreError> {
-        let slots = Arc::new(Semaphore::new(usize::try_from(self.config.complete_block_concurrency).unwrap_or(1).max(1)));
+        let slots = Arc::new(Semaphore::new(self.config.complete_block_concurrency.max(1)));
         let mut check = tokio::time::interval(self.config.flush_check_period.to_std());
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

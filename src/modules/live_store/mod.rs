@@ -65,8 +65,10 @@ pub struct Dependencies {
 pub struct NewBlockSettings {
     pub bloom: BloomParams,
     /// Attributes of a tenant that get a column of their own.
-    pub dedicated_columns: Box<dyn Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync>,
+    pub dedicated_columns: ColumnsOfTenant,
 }
+
+pub type ColumnsOfTenant = Box<dyn Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync>;
 
 pub struct LiveStore {
     config: LiveStoreConfig,
