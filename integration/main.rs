@@ -25,3 +25,4 @@ mod query_blocks;
 mod start_errors;
 mod tenancy;
 mod tidy;
+mod written_blocks;

@@ -115,7 +115,8 @@ async fn nothing() -> anyhow::Result<Box<dyn Service>> {
 }
 
 async fn build_overrides(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
-    let overrides = Overrides::load(&context.loaded.config.overrides, context.loaded.expand_env).context("failed to load runtime config")?;
+    let overrides =
+        Overrides::load(&context.loaded.config.overrides, context.loaded.expand_env).context("failed to load runtime config")?;
     let overrides = Arc::new(overrides);
     context.overrides = Some(Arc::clone(&overrides));
     Ok(Box::new(OverridesService(overrides)))
@@ -133,7 +134,10 @@ impl Service for OverridesService {
 
 async fn build_ingest_log(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
     let ingest = &context.loaded.config.ingest;
-    anyhow::ensure!(ingest.kafka.topic.is_empty(), "ingest.kafka.topic: Kafka is not supported yet; leave the topic empty to use the embedded log");
+    anyhow::ensure!(
+        ingest.kafka.topic.is_empty(),
+        "ingest.kafka.topic: Kafka is not supported yet; leave the topic empty to use the embedded log"
+    );
     let embedded = &ingest.embedded;
     let options = EmbeddedLogOptions {
         path: embedded.path.clone().into(),
@@ -223,8 +227,10 @@ fn new_block_settings(context: &Context) -> anyhow::Result<NewBlockSettings> {
 /// Turns configured columns into those of the block format.
 fn columns_of(configured: &[DedicatedColumnConfig]) -> anyhow::Result<Vec<DedicatedColumn>> {
     let column = |config: &DedicatedColumnConfig| {
-        let scope = DedicatedScope::parse(&config.scope).with_context(|| format!("unsupported dedicated column scope '{}'", config.scope))?;
-        let kind = DedicatedKind::parse(&config.r#type).with_context(|| format!("unsupported dedicated column type '{}'", config.r#type))?;
+        let scope =
+            DedicatedScope::parse(&config.scope).with_context(|| format!("unsupported dedicated column scope '{}'", config.scope))?;
+        let kind =
+            DedicatedKind::parse(&config.r#type).with_context(|| format!("unsupported dedicated column type '{}'", config.r#type))?;
         let column = DedicatedColumn::new(scope, &config.name, kind);
         Ok(config.options.iter().fold(column, |column, option| column.with_option(option)))
     };

@@ -137,7 +137,8 @@ fn endpoints_table(endpoints: &[String]) -> String {
     let mut paths = endpoints.to_vec();
     paths.sort();
     let rows = paths.into_iter().map(|path| {
-        let regex = format!("^{}$", path.split('/').map(|part| if part.starts_with('{') { "([^/]+)" } else { part }).collect::<Vec<_>>().join("/"));
+        let regex =
+            format!("^{}$", path.split('/').map(|part| if part.starts_with('{') { "([^/]+)" } else { part }).collect::<Vec<_>>().join("/"));
         [path, regex]
     });
     table(["NAME", "REGEX"], rows.collect()) + "\nAPI documentation: https://grafana.com/docs/tempo/latest/api_docs\n"
@@ -177,14 +178,7 @@ struct BuildInfo {
 const COMPATIBLE_VERSION: &str = concat!("3.1.0+tempo-rs.", env!("CARGO_PKG_VERSION"));
 
 async fn build_info() -> axum::Json<BuildInfo> {
-    axum::Json(BuildInfo {
-        version: COMPATIBLE_VERSION,
-        revision: "",
-        branch: "",
-        build_user: "",
-        build_date: "",
-        go_version: "",
-    })
+    axum::Json(BuildInfo { version: COMPATIBLE_VERSION, revision: "", branch: "", build_user: "", build_date: "", go_version: "" })
 }
 
 async fn not_found() -> Response {
@@ -208,7 +202,8 @@ fn process_metrics() -> String {
     }
     // Fields 14 and 15 of stat, counted behind the parenthesised command name, are user and system time in ticks of 10 ms.
     let stat = read("stat");
-    let ticks: Option<u64> = stat.rsplit(')').next().map(|rest| rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum());
+    let ticks: Option<u64> =
+        stat.rsplit(')').next().map(|rest| rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum());
     if let Some(ticks) = ticks {
         let _infallible = writeln!(out, "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {}", ticks as f64 / 100.0);
     }

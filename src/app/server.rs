@@ -96,7 +96,8 @@ async fn measure(request: Request, next: Next) -> Response {
     let method = request.method().as_str().to_owned();
     let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| route_label(path.as_str()));
     let response = next.run(request).await;
-    let labels = [("method", method), ("route", route), ("status_code", response.status().as_u16().to_string()), ("ws", "false".to_owned())];
+    let labels =
+        [("method", method), ("route", route), ("status_code", response.status().as_u16().to_string()), ("ws", "false".to_owned())];
     histogram!(REQUEST_DURATION, &labels).record(started.elapsed().as_secs_f64());
     response
 }

@@ -9,7 +9,7 @@
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
-use super::definition::{Definition, Definitions, Ranks, dedupe_kind};
+use super::definition::{Definition, Definitions, Ranks, ScopeRanks, dedupe_kind};
 use super::ids::{SpanId, TraceId};
 use super::span_table::{Attrs, SpanTable, Value};
 use super::strings::{Interner, StrId, StringPool};
@@ -26,7 +26,8 @@ pub struct Piece {
 pub fn combine_trace(parts: &[(&SpanTable, usize)]) -> SpanTable {
     let sources: Vec<_> = parts.iter().map(|(table, _)| *table).collect();
     let mut combiner = Combiner::new(&sources);
-    let pieces: Vec<_> = parts.iter().enumerate().map(|(source, (table, row))| (table.traces.ids[*row], Piece { source, row: *row })).collect();
+    let pieces: Vec<_> =
+        parts.iter().enumerate().map(|(source, (table, row))| (table.traces.ids[*row], Piece { source, row: *row })).collect();
     combiner.push_trace(&pieces);
     combiner.finish()
 }
@@ -57,7 +58,7 @@ pub struct Combiner<'a> {
     table: SpanTable,
     numbers: TraceNumbers,
     resource_ranks: Ranks,
-    scope_ranks: Ranks,
+    scope_ranks: ScopeRanks,
 }
 
 /// A table to copy from, and what its string ids are called in the result.
@@ -77,7 +78,7 @@ impl<'a> Combiner<'a> {
             table: SpanTable::default(),
             numbers: TraceNumbers::default(),
             resource_ranks: Ranks::default(),
-            scope_ranks: Ranks::default(),
+            scope_ranks: ScopeRanks::default(),
         }
     }
 
@@ -146,8 +147,9 @@ impl<'a> Combiner<'a> {
         self.resource_ranks.start_trace();
         self.scope_ranks.start_trace();
         for entry in &mut entries {
-            entry.resource_rank = self.resource_ranks.rank(resources.canonical(entry.resource));
-            entry.scope_rank = self.scope_ranks.rank(scopes.canonical(entry.scope));
+            let resource = resources.canonical(entry.resource);
+            entry.resource_rank = self.resource_ranks.rank(resource);
+            entry.scope_rank = self.scope_ranks.rank(resource, scopes.canonical(entry.scope));
         }
         entries.sort_by_key(|entry| (entry.resource_rank, entry.scope_rank));
 

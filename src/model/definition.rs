@@ -152,6 +152,26 @@ impl Ranks {
     }
 }
 
+/// Numbers the scopes of one trace in order of first occurrence under their resource: where a scope stands under other resources does not count.
+#[derive(Debug, Default)]
+pub(super) struct ScopeRanks {
+    /// (resource, scope) → group
+    groups: HashMap<(u32, u32), u32, FixedState>,
+    ranks: Ranks,
+}
+
+impl ScopeRanks {
+    pub(super) fn start_trace(&mut self) {
+        self.ranks.start_trace();
+    }
+
+    /// `resource` and `scope` are canonical.
+    pub(super) fn rank(&mut self, resource: u32, scope: u32) -> u32 {
+        let new = self.groups.len() as u32;
+        self.ranks.rank(*self.groups.entry((resource, scope)).or_insert(new))
+    }
+}
+
 /// Kinds outside 0…7 count as 0 when spans are compared (block-format §9).
 pub(super) fn dedupe_kind(kind: i32) -> u8 {
     u8::try_from(kind).ok().filter(|kind| *kind <= 7).unwrap_or(0)

@@ -13,7 +13,7 @@ use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
 use super::any_value::KeyValue;
-use super::definition::{Definition, Definitions, Ranks, dedupe_kind};
+use super::definition::{Definition, Definitions, Ranks, ScopeRanks, dedupe_kind};
 use super::ids::{SpanId, TraceId};
 use super::span_table::{Attrs, SpanTable, Value};
 use super::strings::{Interner, StrId};
@@ -61,14 +61,14 @@ struct TableBuilder<'a> {
     scopes: DecodedDefinitions<'a>,
     entries: Vec<Entry<'a>>,
     resource_ranks: Ranks,
-    scope_ranks: Ranks,
+    scope_ranks: ScopeRanks,
     seen: HashSet<(SpanId, u8), FixedState>,
     numbers: TraceNumbers,
     duplicate_spans: usize,
     undecodable: usize,
 }
 
-/// A span on its way into the table. Ranks order the groups of a trace by first occurrence.
+/// A span on its way into the table. Ranks order the resources of a trace, and the scopes of a resource, by first occurrence.
 #[derive(Clone, Copy)]
 struct Entry<'a> {
     resource_rank: u32,
@@ -105,7 +105,8 @@ impl<'a> TableBuilder<'a> {
     fn collect_resource_spans(&mut self, message: &'a [u8]) -> Result<(), WireError> {
         let resource_bytes = last_message(message, 1)?;
         let resource = self.resources.define(resource_bytes, &mut self.strings, DefinitionKind::Resource)?;
-        let resource_rank = self.resource_ranks.rank(self.resources.set.canonical(resource));
+        let canonical_resource = self.resources.set.canonical(resource);
+        let resource_rank = self.resource_ranks.rank(canonical_resource);
         let mut fields = Fields::new(message);
         while let Some(field) = fields.next_field()? {
             if field.number != 2 {
@@ -113,7 +114,7 @@ impl<'a> TableBuilder<'a> {
             }
             let scope_spans = field.bytes()?;
             let scope = self.scopes.define(last_message(scope_spans, 1)?, &mut self.strings, DefinitionKind::Scope)?;
-            let scope_rank = self.scope_ranks.rank(self.scopes.set.canonical(scope));
+            let scope_rank = self.scope_ranks.rank(canonical_resource, self.scopes.set.canonical(scope));
             let mut spans = Fields::new(scope_spans);
             while let Some(span) = spans.next_field()? {
                 if span.number == 2 {
@@ -596,6 +597,17 @@ mod tests {
         assert!(table_of(&[(1, &triple)]).spans.nested_left.iter().all(|&left| left == 0));
         assert_eq!(table_of(&[(1, &[span(1, 2), span(2, 1)])]).spans.nested_left, [0, 0]);
         assert_eq!(table_of(&[(1, &[span(1, 0), span(2, 2)])]).spans.nested_left, [1, 0]);
+    }
+
+    #[test]
+    fn scopes_keep_their_order_under_each_resource() {
+        let of = |service, scope, id| TestSpan { service, scope, start: u64::from(id), ..span(id, 0) };
+        let spans = [of(1, 1, 1), of(2, 2, 2), of(2, 1, 3), of(1, 2, 4), of(2, 2, 5)];
+        let order = |table: &SpanTable| table.spans.span_id.iter().map(|id| id.0[7]).collect::<Vec<_>>();
+        let whole = table_of(&[(1, &spans)]);
+        assert_eq!((order(&whole), whole.scopes.name.len()), (vec![1, 4, 2, 5, 3], 4));
+        let pieces = [table_of(&[(1, &spans[..2])]), table_of(&[(1, &spans[2..])])];
+        assert_eq!(order(&merge_tables(&[&pieces[0], &pieces[1]])), [1, 4, 2, 5, 3]);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNa
 use crate::services::rpc::status::CallError;
 use crate::traceql::autocomplete::extract_conditions;
 use crate::traceql::engine::{self, EngineError, EvaluateOptions, HitRows, Inspected, Matches, Plan, TagSelection, evaluate, hits};
-use crate::traceql::rewrite::or_to_in;
 use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
+use crate::traceql::rewrite::or_to_in;
 use crate::traceql::tags::{TagNames, TagValues};
 
 /// Returns the plan of a search job. Fails with [`ErrorClass::Invalid`] or, for parts of the language that are not built, [`ErrorClass::Unsupported`].

@@ -293,8 +293,7 @@ mod tests {
 
     /// Trace ids with the number of blocks that hold them.
     fn expected() -> HashMap<TraceId, usize> {
-        let json: serde_json::Value =
-            serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
         let mut counts = HashMap::new();
         for block in json["alpha"].as_object().unwrap().values() {
             for id in block["traces"].as_object().unwrap().keys() {

@@ -62,11 +62,11 @@ pub struct Dependencies {
 pub struct NewBlockSettings {
     pub bloom: BloomParams,
     /// Attributes of a tenant that get a column of their own.
-    pub dedicated_columns: DedicatedColumnsOf,
+    pub dedicated_columns: ColumnsOfTenant,
 }
 
 /// Tells the dedicated columns of a tenant as they are configured now.
-pub type DedicatedColumnsOf = Box<dyn Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync>;
+pub type ColumnsOfTenant = Box<dyn Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync>;
 
 pub struct LiveStore {
     config: LiveStoreConfig,
@@ -192,7 +192,11 @@ impl LiveStore {
         let bytes: usize = state.tenants.values().map(LiveTraces::total_bytes).sum();
         if limit > 0 && bytes as u64 >= limit {
             Some("waiting_for_live_traces")
-        } else if state.tenants.values().any(|traces| traces.cut_count() >= flushes && traces.live_bytes() as u64 >= self.config.max_block_bytes) {
+        } else if state
+            .tenants
+            .values()
+            .any(|traces| traces.cut_count() >= flushes && traces.live_bytes() as u64 >= self.config.max_block_bytes)
+        {
             // A further block is full while as many as may be written at once are being written.
             Some("waiting_for_wal")
         } else {

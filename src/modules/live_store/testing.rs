@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
@@ -43,7 +44,6 @@ use crate::traceql::result::{SearchRequest, TraceHit};
 
 /// The time at which every clock starts: 2026-09-21.
 pub(super) const NOW_NANOS: u64 = 1_790_000_000_000_000_000;
-pub(super) const NOW_MS: u64 = NOW_NANOS / 1_000_000;
 pub(super) const PARTITION: PartitionId = PartitionId(0);
 /// Longest real time until something that must happen has happened.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,7 +114,7 @@ impl World {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let inner = Arc::clone(Backend::local(folder.path().join("blocks")).unwrap().store());
-        let objects = FaultyStore { inner, faults: Mutex::default(), gate: watch::Sender::new(true) };
+        let objects = FaultyStore { inner, faults: Mutex::default(), keeps_all: AtomicBool::new(false), gate: watch::Sender::new(true) };
         Self { folder, clock: Arc::new(ManualClock::at(NOW_NANOS)), objects: Arc::new(objects) }
     }
 
@@ -244,6 +244,8 @@ pub(super) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     /// Names of objects whose next write fails, in this order.
     pub(super) faults: Mutex<VecDeque<&'static str>>,
+    /// Deletions fail.
+    pub(super) keeps_all: AtomicBool,
     /// Metas are written only while this is true.
     pub(super) gate: watch::Sender<bool>,
 }
@@ -262,10 +264,14 @@ impl FaultyStore {
         let mut faults = self.faults.lock();
         if faults.front().is_some_and(|first| *first == name) {
             faults.pop_front();
-            return Err(object_store::Error::Generic { store: "faulty", source: "as wanted".into() });
+            return Err(as_wanted());
         }
         Ok(())
     }
+}
+
+fn as_wanted() -> object_store::Error {
+    object_store::Error::Generic { store: "faulty", source: "as wanted".into() }
 }
 
 impl fmt::Display for FaultyStore {
@@ -299,6 +305,9 @@ impl ObjectStore for FaultyStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, object_store::Result<Path>>) -> BoxStream<'static, object_store::Result<Path>> {
+        if self.keeps_all.load(Ordering::Relaxed) {
+            return locations.map(|_| Err(as_wanted())).boxed();
+        }
         self.inner.delete_stream(locations)
     }
 

@@ -1,5 +1,6 @@
 //! The live-store as a whole: a real log, real blocks, virtual time.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,6 +61,19 @@ async fn a_failing_backend_costs_time_but_no_spans() {
     assert_eq!(block_folders(&world.objects).await.len(), 1);
     assert_eq!(running.stored_spans(2).await, [[(2, 2)]]);
     assert_eq!(running.live_spans(2).await, []);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_a_failed_attempt_could_not_remove_become_those_of_the_block() {
+    let world = World::new();
+    world.objects.keeps_all.store(true, Ordering::Relaxed);
+    world.objects.faults.lock().extend(["index", "meta.json"]);
+    let running = world.start(LiveStoreConfig::default()).await;
+    running.push(&[(1, &[1]), (2, &[2])]).await;
+    assert!(running.store.flush_now(None).await);
+    assert_eq!((world.files(), running.block_count()), (OBJECTS.map(str::to_owned).to_vec(), 1));
+    assert_eq!(running.stored_spans(2).await, [[(2, 2)]]);
     running.stop().await;
 }
 

@@ -154,7 +154,7 @@ impl Querier {
         let mut collector = SearchCollector::new(request.limit, order);
         let mut seen = Inspection::default();
         for group in groups(&reader, row_groups) {
-            if !row_group_may_match(&reader, group, &fetch, &meter).await? {
+            if !row_group_may_match(&reader, group, &fetch, &meter, &self.cpu).await? {
                 continue;
             }
             let fetched = reader.fetch_row_group(group, &conditions, None, &meter).await?;

@@ -13,13 +13,12 @@ pub mod config;
 pub mod metrics;
 mod projection;
 
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use ::metrics::counter;
+use async_trait::async_trait;
 use futures::future::try_join_all;
 use tokio::sync::Semaphore;
 

@@ -1,5 +1,6 @@
 //! From what a query needs to what a block decodes, and which row groups need not be decoded at all.
 
+use crate::base::cpu_pool::CpuPool;
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::projection::{AttrKey, AttrSelection, Projection, ValueKinds};
 use crate::tempodb::block::prune::{IntColumn, Range, StringColumn};
@@ -81,6 +82,7 @@ pub(super) async fn row_group_may_match(
     group: usize,
     spec: &FetchSpec,
     meter: &ReadMeter,
+    cpu: &CpuPool,
 ) -> Result<bool, BlockReadError> {
     for condition in &spec.conditions {
         if let (FetchTarget::Column(column), FetchTest::Numbers(wanted)) = (&condition.target, &condition.test)
@@ -97,7 +99,7 @@ pub(super) async fn row_group_may_match(
         }
     }
     for condition in &spec.conditions {
-        if !strings_may_match(reader, group, condition, meter).await? {
+        if !strings_may_match(reader, group, condition, meter, cpu).await? {
             return Ok(false);
         }
     }
@@ -109,12 +111,16 @@ async fn strings_may_match(
     group: usize,
     condition: &FetchCondition,
     meter: &ReadMeter,
+    cpu: &CpuPool,
 ) -> Result<bool, BlockReadError> {
     let FetchTest::Strings(wanted) = &condition.test else { return Ok(true) };
-    let test = |value: &[u8]| wanted.iter().any(|wanted| wanted.as_bytes() == value);
     for column in string_columns(&condition.target) {
         let Some(column) = column else { return Ok(true) };
-        if reader.row_group_may_contain(group, &column, &test, meter).await? {
+        let probe = reader.fetch_string_probe(group, &column, meter).await?;
+        let wanted = wanted.clone();
+        let job = move || probe.may_contain(&|value: &[u8]| wanted.iter().any(|wanted| wanted.as_bytes() == value));
+        // A pool that fails will say so when the row group is decoded.
+        if cpu.run("probe_dictionary", job).await.unwrap_or(Ok(true))? {
             return Ok(true);
         }
     }
