@@ -11,6 +11,10 @@ use super::page::{PageKind, PageWriter, put_levels};
 use super::values::ColumnValues;
 use super::{EncodeError, rle};
 
+/// A page ends with the row that brings it to this many entries. Levels compress to almost nothing, so by bytes alone a page of a sparse column
+/// would hold entries by the hundred thousand, all of which a lookup by trace id unpacks to find one row.
+const MAX_PAGE_ENTRIES: usize = 16 << 10;
+
 /// A column chunk; offsets in `close` count from the start of `bytes`.
 pub(super) struct EncodedChunk {
     pub(super) bytes: Vec<u8>,
@@ -116,21 +120,22 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     Ok(EncodedChunk { bytes: chunk, close })
 }
 
-/// Cuts a column into pages of whole rows: a page ends with the row that brings it to its size.
+/// Cuts a column into pages of whole rows: a page ends with the row that brings it to its size or number of entries.
 fn page_ranges<V: ColumnValues>(structure: &Structure, values: &V, page_size_bytes: usize) -> Vec<PageRange> {
     let level_bits = rle::bit_width(u32::from(structure.max_rep)) + rle::bit_width(u32::from(structure.max_def));
     let is_dense = values.len() == structure.def.len();
     let mut ranges = Vec::new();
     let (mut first_row, mut first_value, mut value) = (0, 0, 0);
-    let mut size_bits = 0;
+    let (mut size_bits, mut first_entry) = (0, 0);
     for (row, bounds) in structure.row_starts.windows(2).enumerate() {
         let levels = &structure.def[bounds[0] as usize..bounds[1] as usize];
         let count = if is_dense { levels.len() } else { levels.iter().filter(|&&def| def == structure.max_def).count() };
         size_bits += levels.len() * level_bits as usize + values.size_bytes(value..value + count) * 8;
         value += count;
-        if size_bits >= page_size_bytes * 8 || row + 1 == structure.row_count() {
+        let is_full = size_bits >= page_size_bytes * 8 || bounds[1] as usize - first_entry >= MAX_PAGE_ENTRIES;
+        if is_full || row + 1 == structure.row_count() {
             ranges.push(PageRange { rows: first_row..row + 1, values: first_value..value });
-            (first_row, first_value, size_bits) = (row + 1, value, 0);
+            (first_row, first_value, first_entry, size_bits) = (row + 1, value, bounds[1] as usize, 0);
         }
     }
     assert_eq!(value, values.len(), "every value has an entry");
