@@ -118,13 +118,18 @@ async fn strings_may_match(
         let Some(column) = column else { return Ok(true) };
         let probe = reader.fetch_string_probe(group, &column, meter).await?;
         let wanted = wanted.clone();
-        let job = move || probe.may_contain(&|value: &[u8]| wanted.iter().any(|wanted| wanted.as_bytes() == value));
+        let job = move || probe.may_contain(&|value: &[u8]| wanted.iter().any(|wanted| is_same(wanted.as_bytes(), value)));
         // A pool that fails will say so when the row group is decoded.
         if cpu.run("probe_dictionary", job).await.unwrap_or(Ok(true))? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Compares a literal with one of very many strings, most of which are as long but end differently: ids, numbers, paths.
+fn is_same(literal: &[u8], value: &[u8]) -> bool {
+    literal.len() == value.len() && literal.last() == value.last() && literal == value
 }
 
 fn int_column(column: FetchColumn) -> Option<IntColumn> {

@@ -2,7 +2,10 @@
 
 #![deny(clippy::arithmetic_side_effects)]
 
+use std::cell::RefCell;
 use std::io::Read;
+
+use zstd::bulk::Decompressor;
 
 use super::{DecodeError, FREE_RATIO_BYTES, MAX_PAGE_BYTES, MAX_RATIO, Result};
 
@@ -39,13 +42,26 @@ pub(super) fn decompress(codec: Codec, body: &[u8], size: usize, out: &mut Vec<u
         }
         Codec::Zstd => {
             out.reserve_exact(size);
-            zstd::bulk::Decompressor::new()
-                .and_then(|mut decoder| decoder.decompress_to_buffer(body, out))
-                .map_err(|_| DecodeError::Corrupt("zstd page"))?
+            unzstd(body, out).map_err(|_| DecodeError::Corrupt("zstd page"))?
         }
         Codec::Unsupported(name) => return Err(DecodeError::Unsupported(name)),
     };
     if written == size { Ok(()) } else { Err(DecodeError::Corrupt("page size")) }
+}
+
+thread_local! {
+    /// Making a decompression context costs as much as unpacking a small page, so each thread keeps one.
+    static ZSTD: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Unpacks into the capacity that `out` has.
+fn unzstd(body: &[u8], out: &mut Vec<u8>) -> std::io::Result<usize> {
+    ZSTD.with_borrow_mut(|kept| {
+        let mut decoder = kept.take().map_or_else(Decompressor::new, Ok)?;
+        let written = decoder.decompress_to_buffer(body, out);
+        *kept = Some(decoder);
+        written
+    })
 }
 
 fn check_size(compressed: usize, size: usize) -> Result<()> {
