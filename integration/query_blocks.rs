@@ -40,7 +40,7 @@ fn block_list() -> Arc<BlockList> {
 fn api() -> axum::Router {
     let cpu = CpuPool::new("query", 2).expect("threads");
     let backend = Backend::local(BLOCKS).expect("folder");
-    let db = Arc::new(TempoDb::new(backend, block_list(), DbSettings::default(), Arc::new(SystemClock), cpu.clone()));
+    let db = Arc::new(TempoDb::new(backend, block_list(), DbSettings::default(), Arc::new(SystemClock)));
     let blocks: BlockListPort = Arc::clone(&db) as BlockListPort;
     let querier = Querier::new(querier::Parts {
         config: Default::default(),

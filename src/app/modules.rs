@@ -169,7 +169,7 @@ async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> 
     let list = Arc::new(BlockList::default());
     let (settings, clock) = (PollerSettings::from(config), Arc::clone(&context.clock));
     let poller = Poller::new(backend.clone(), settings, Arc::new(OwnsAll(true)), Arc::clone(&clock), Arc::clone(&list));
-    context.db = Some(Arc::new(TempoDb::new(backend, list, DbSettings::default(), clock, context.cpu.clone())));
+    context.db = Some(Arc::new(TempoDb::new(backend, list, DbSettings::default(), clock)));
     Ok(Box::new(StoreService(poller)))
 }
 

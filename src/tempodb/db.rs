@@ -1,6 +1,6 @@
-//! The stored blocks as one thing: which blocks a question concerns, and traces by id over all of them.
+//! The stored blocks as one thing: which there are, and readers of them.
 //!
-//! Not here: queries (they read row groups of the blocks named here), merging the pieces of a trace, recent data.
+//! Not here: queries and lookups (they ask the readers opened here), merging the pieces of a trace, recent data.
 //!
 //! Invariants
 //! * At most `max_open_readers` footers are kept; the one not used for longest goes first.
@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
@@ -23,13 +22,8 @@ use super::block::read::{BlockReader, ReadMeter, ReadOptions};
 use super::blocklist::BlockList;
 use super::metrics as names;
 use crate::base::clock::SharedClock;
-use crate::base::cpu_pool::{CpuPool, CpuPoolError};
 use crate::base::error_class::ErrorClass;
-use crate::model::ids::{TenantId, TraceId};
-use crate::model::span_table::SpanTable;
-
-/// Blocks that are asked for one trace at the same time.
-const LOOKUP_CONCURRENCY: usize = 16;
+use crate::model::ids::TenantId;
 
 /// Corrupt blocks remembered. Full: all are forgotten and found again, which costs a read each.
 const MAX_QUARANTINED: usize = 10_000;
@@ -57,41 +51,12 @@ impl Default for DbSettings {
     }
 }
 
-/// A span of time, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeRange {
-    pub start: Timestamp,
-    pub end: Timestamp,
-}
-
-impl TimeRange {
-    /// Whether a block may hold spans of this time.
-    ///
-    /// A start after the end means late data, whose true start the meta does not tell (block-format §2): only the end counts then.
-    pub fn may_hold(&self, meta: &BlockMeta) -> bool {
-        let starts_in_time = meta.start_time <= self.end || meta.start_time > meta.end_time;
-        starts_in_time && meta.end_time >= self.start
-    }
-}
-
-/// The parts of a trace that were found, and the blocks that could not be asked.
-#[derive(Debug, Default)]
-pub struct TracePieces {
-    /// One row each, in no particular order.
-    pub pieces: Vec<SpanTable>,
-    pub failed: Vec<(BlockId, DbError)>,
-    /// Blocks asked.
-    pub blocks: usize,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     #[error(transparent)]
     Read(#[from] Arc<BlockReadError>),
     #[error("block was found corrupt before")]
     Quarantined,
-    #[error(transparent)]
-    Cpu(#[from] CpuPoolError),
 }
 
 impl DbError {
@@ -100,14 +65,13 @@ impl DbError {
         match self {
             Self::Read(error) => error.is_corrupt(),
             Self::Quarantined => true,
-            Self::Cpu(_) => false,
         }
     }
 
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Read(error) => error.class(),
-            Self::Quarantined | Self::Cpu(_) => ErrorClass::Internal,
+            Self::Quarantined => ErrorClass::Internal,
         }
     }
 }
@@ -119,7 +83,6 @@ pub struct TempoDb {
     settings: DbSettings,
     options: ReadOptions,
     clock: SharedClock,
-    cpu: CpuPool,
     readers: Mutex<Readers>,
     quarantined: Mutex<HashMap<BlockId, TenantId>>,
 }
@@ -131,11 +94,11 @@ struct Readers {
 }
 
 impl TempoDb {
-    pub fn new(backend: Backend, list: Arc<BlockList>, settings: DbSettings, clock: SharedClock, cpu: CpuPool) -> Self {
+    pub fn new(backend: Backend, list: Arc<BlockList>, settings: DbSettings, clock: SharedClock) -> Self {
         names::describe();
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
         let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries };
-        Self { backend, list, settings, options, clock, cpu, readers: Mutex::default(), quarantined: Mutex::default() }
+        Self { backend, list, settings, options, clock, readers: Mutex::default(), quarantined: Mutex::default() }
     }
 
     pub fn backend(&self) -> &Backend {
@@ -146,10 +109,10 @@ impl TempoDb {
         &self.list
     }
 
-    /// Returns the live blocks of a tenant that may hold spans of `range`, latest end first, then by id. Previews are left out.
-    pub fn blocks(&self, tenant: &TenantId, range: Option<TimeRange>) -> Vec<Arc<BlockMeta>> {
+    /// Returns the live blocks of a tenant, latest end first, then by id. Previews are left out.
+    pub fn blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
         let blocks = self.list.blocks(tenant);
-        let concerned = blocks.live.iter().filter(|meta| !is_preview(&meta.format) && range.is_none_or(|range| range.may_hold(meta)));
+        let concerned = blocks.live.iter().filter(|meta| !is_preview(&meta.format));
         let mut metas: Vec<_> = concerned.cloned().collect();
         metas.sort_by(|a, b| b.end_time.cmp(&a.end_time).then(a.block_id.cmp(&b.block_id)));
         metas
@@ -169,50 +132,15 @@ impl TempoDb {
         Ok(reader)
     }
 
-    /// Looks a trace up in all blocks of a tenant that may hold it: live ones, and compacted ones for a while.
-    pub async fn find_trace(&self, tenant: &TenantId, id: TraceId, range: Option<TimeRange>, meter: &ReadMeter) -> TracePieces {
-        let metas = self.blocks_for_lookup(tenant, range);
-        let mut found = TracePieces { blocks: metas.len(), ..TracePieces::default() };
-        let mut lookups = stream::iter(metas)
-            .map(|meta| async move {
-                let piece = self.find_in_block(tenant, &meta, id, meter).await;
-                (meta.block_id, piece)
-            })
-            .buffer_unordered(LOOKUP_CONCURRENCY);
-        while let Some((block, piece)) = lookups.next().await {
-            match piece {
-                Ok(Some(table)) => found.pieces.push(table),
-                Ok(None) => {}
-                Err(error) => found.failed.push((block, error)),
-            }
-        }
-        drop(lookups);
-        found
-    }
-
     /// Returns the blocks of [`TempoDb::blocks`] and those compacted within the grace time: nothing is missing in them, some of it is twice.
-    pub fn blocks_for_lookup(&self, tenant: &TenantId, range: Option<TimeRange>) -> Vec<Arc<BlockMeta>> {
-        let mut metas = self.blocks(tenant, range);
+    pub fn blocks_for_lookup(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        let mut metas = self.blocks(tenant);
         let now = Timestamp::from_nanosecond(i128::from(self.clock.now_unix_nanos())).unwrap_or(Timestamp::MAX);
         let blocks = self.list.blocks(tenant);
         let recent = blocks.compacted.iter().filter(|block| now.duration_since(block.compacted_time) <= self.settings.compacted_grace);
-        let recent = recent.filter(|block| !is_preview(&block.meta.format) && range.is_none_or(|range| range.may_hold(&block.meta)));
+        let recent = recent.filter(|block| !is_preview(&block.meta.format));
         metas.extend(recent.map(|block| Arc::new(block.meta.clone())));
         metas
-    }
-
-    async fn find_in_block(
-        &self,
-        tenant: &TenantId,
-        meta: &Arc<BlockMeta>,
-        id: TraceId,
-        meter: &ReadMeter,
-    ) -> Result<Option<SpanTable>, DbError> {
-        let reader = self.open(tenant, meta, meter).await?;
-        let fetched = reader.fetch_trace(id, meter).await.map_err(|error| self.failure(tenant, meta.block_id, error))?;
-        let Some(fetched) = fetched else { return Ok(None) };
-        let decoded = self.cpu.run("decode_trace", move || fetched.decode()).await?;
-        decoded.map(Some).map_err(|error| self.failure(tenant, meta.block_id, error))
     }
 
     /// Takes note of a failed read: a corrupt block is not opened again.
@@ -259,6 +187,7 @@ mod tests {
     use super::super::poller::{OwnsAll, Poller, PollerSettings};
     use super::*;
     use crate::base::clock::ManualClock;
+    use crate::model::ids::TraceId;
     use crate::tempodb::config::TraceStorageConfig;
 
     /// A copy of the fixture blocks, and a database over it after one poll. The files go with the folder.
@@ -271,7 +200,7 @@ mod tests {
         let settings_of_poller = PollerSettings::from(&TraceStorageConfig::default());
         let poller = Poller::new(backend.clone(), settings_of_poller, Arc::new(OwnsAll(true)), clock.clone(), Arc::clone(&list));
         poller.poll().await.unwrap();
-        (TempoDb::new(backend, list, settings, clock, CpuPool::new("test", 1).unwrap()), copy)
+        (TempoDb::new(backend, list, settings, clock), copy)
     }
 
     fn copy_folder(from: &Path, to: &Path) {
@@ -291,63 +220,75 @@ mod tests {
         TenantId::parse("alpha").unwrap()
     }
 
-    /// Trace ids with the number of blocks that hold them.
-    fn expected() -> HashMap<TraceId, usize> {
+    /// The traces of each block.
+    fn expected() -> HashMap<BlockId, Vec<TraceId>> {
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
-        let mut counts = HashMap::new();
-        for block in json["alpha"].as_object().unwrap().values() {
-            for id in block["traces"].as_object().unwrap().keys() {
-                *counts.entry(TraceId::from_hex(id).unwrap()).or_default() += 1;
-            }
-        }
-        counts
+        let blocks = json["alpha"].as_object().unwrap().iter();
+        let ids =
+            |block: &serde_json::Value| block["traces"].as_object().unwrap().keys().map(|id| TraceId::from_hex(id).unwrap()).collect();
+        blocks.map(|(block, value)| (BlockId(block.parse().unwrap()), ids(value))).collect()
+    }
+
+    /// Looks a trace up as callers do: a failed read is reported back.
+    async fn find(db: &TempoDb, meta: &Arc<BlockMeta>, id: TraceId) -> Result<bool, DbError> {
+        let reader = db.open(&alpha(), meta, &ReadMeter::default()).await?;
+        let found = reader.find_trace(id, &ReadMeter::default()).await.map_err(|error| db.failure(&alpha(), meta.block_id, error))?;
+        Ok(found.is_some_and(|table| table.traces.ids == [id]))
     }
 
     #[tokio::test]
     async fn traces_are_found_in_every_block_that_has_a_piece() {
         let (db, _folder) = open("vParquet5", DbSettings { max_open_readers: 1, ..DbSettings::default() }).await;
-        assert_eq!(db.blocks(&alpha(), None).len(), 2);
-        for (id, blocks) in expected() {
-            let found = db.find_trace(&alpha(), id, None, &ReadMeter::default()).await;
-            assert_eq!((found.pieces.len(), found.failed.len(), found.blocks), (blocks, 0, 2), "{id}");
-            assert!(found.pieces.iter().all(|piece| piece.traces.ids == [id]));
+        let (metas, expected) = (db.blocks(&alpha()), expected());
+        assert_eq!(metas.len(), 2);
+        for id in expected.values().flatten() {
+            for meta in &metas {
+                assert_eq!(find(&db, meta, *id).await.unwrap(), expected[&meta.block_id].contains(id), "{id} in {}", meta.block_id);
+            }
         }
-        assert_eq!(db.readers.lock().open.len(), 1);
-        let unknown = db.find_trace(&TenantId::parse("nobody").unwrap(), TraceId([1; 16]), None, &ReadMeter::default()).await;
-        assert_eq!(unknown.blocks, 0);
+        assert_eq!(db.blocks(&TenantId::parse("nobody").unwrap()).len(), 0);
     }
 
     #[tokio::test]
-    async fn a_broken_block_is_named_and_the_others_answer() {
+    async fn the_reader_not_used_for_longest_is_closed() {
+        for (bound, kept) in [(1, vec![1]), (2, vec![0, 1])] {
+            let (db, _folder) = open("vParquet5", DbSettings { max_open_readers: bound, ..DbSettings::default() }).await;
+            let (metas, meter) = (db.blocks(&alpha()), ReadMeter::default());
+            let mut first = Vec::new();
+            for meta in &metas {
+                first.push(db.open(&alpha(), meta, &meter).await.unwrap());
+            }
+            assert_eq!(db.readers.lock().open.len(), kept.len());
+            for index in kept {
+                let again = db.open(&alpha(), &metas[index], &meter).await.unwrap();
+                assert!(Arc::ptr_eq(&first[index], &again), "{index} of {bound}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_block_is_quarantined_and_the_others_answer() {
         let (db, folder) = open("vParquet5", DbSettings::default()).await;
-        let broken = db.blocks(&alpha(), None)[0].block_id;
-        let data = folder.path().join(keys::block_object(&alpha(), broken, keys::DATA_NAME).as_ref());
+        let metas = db.blocks(&alpha());
+        let (broken, whole) = (&metas[0], &metas[1]);
+        let data = folder.path().join(keys::block_object(&alpha(), broken.block_id, keys::DATA_NAME).as_ref());
         let mut bytes = std::fs::read(&data).unwrap();
         let footer = bytes.len() - 1000;
         bytes[footer - 10_000..footer].fill(0xff);
         std::fs::write(&data, bytes).unwrap();
-        let (id, _) = expected().into_iter().find(|(_, blocks)| *blocks == 2).unwrap();
-        for _repeated in 0..2 {
-            let found = db.find_trace(&alpha(), id, None, &ReadMeter::default()).await;
-            assert_eq!(found.pieces.len(), 1);
-            assert_eq!(found.failed.iter().map(|(block, _)| *block).collect::<Vec<_>>(), [broken]);
-        }
-        assert!(matches!(db.find_trace(&alpha(), id, None, &ReadMeter::default()).await.failed[0].1, DbError::Quarantined));
+        let expected = expected();
+        let first = find(&db, broken, expected[&broken.block_id][0]).await.unwrap_err();
+        assert!(matches!(&first, DbError::Read(_)) && first.is_corrupt(), "{first:?}");
+        assert!(!db.readers.lock().open.contains_key(&broken.block_id));
+        let again = find(&db, broken, expected[&broken.block_id][0]).await.unwrap_err();
+        assert!(matches!(again, DbError::Quarantined) && again.is_corrupt(), "{again:?}");
+        assert!(find(&db, whole, expected[&whole.block_id][0]).await.unwrap());
     }
 
     #[tokio::test]
-    async fn blocks_are_chosen_by_time() {
+    async fn blocks_come_latest_first() {
         let (db, _folder) = open("vParquet5", DbSettings::default()).await;
-        let all = db.blocks(&alpha(), None);
+        let all = db.blocks(&alpha());
         assert!(all[0].end_time >= all[1].end_time);
-        let second = SignedDuration::from_secs(1);
-        let at = |start: Timestamp, end: Timestamp| db.blocks(&alpha(), Some(TimeRange { start, end })).len();
-        let (first_start, last_end) = (all.iter().map(|meta| meta.start_time).min().unwrap(), all[0].end_time);
-        assert_eq!(at(first_start, last_end), 2);
-        assert_eq!(at(last_end + second, last_end + second), 0);
-        assert_eq!(at(first_start - second, first_start - second), 0);
-        let late = BlockMeta { start_time: last_end, end_time: first_start, ..(*all[0]).clone() };
-        let range = TimeRange { start: first_start - second * 60, end: first_start - second };
-        assert!(range.may_hold(&late) && !TimeRange { start: first_start + second, ..range }.may_hold(&late));
     }
 }

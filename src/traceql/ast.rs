@@ -32,14 +32,6 @@ impl Query {
     pub fn hint(&self, name: &str) -> Option<&Static> {
         self.hints.iter().rev().find(|hint| hint.name == name).map(|hint| &hint.value)
     }
-
-    /// Calls `visit` for every attribute the query names, in the order they are written.
-    pub fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        match &self.body {
-            QueryBody::Search(pipeline) => pipeline.visit_attributes(visit),
-            QueryBody::Metrics(metrics) => metrics.visit_attributes(visit),
-        }
-    }
 }
 
 /// `name=value` inside `with (…)`.
@@ -53,23 +45,6 @@ pub struct Hint {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pipeline {
     pub stages: Vec<Stage>,
-}
-
-impl Pipeline {
-    pub fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        for stage in &self.stages {
-            match stage {
-                Stage::Spanset(spanset) => spanset.visit_attributes(visit),
-                Stage::ScalarFilter(filter) => {
-                    filter.lhs.visit_attributes(visit);
-                    filter.rhs.visit_attributes(visit);
-                }
-                Stage::GroupBy(expr) => expr.visit_attributes(visit),
-                Stage::Select(attributes) => attributes.iter().for_each(&mut *visit),
-                Stage::Coalesce => {}
-            }
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -95,19 +70,6 @@ pub enum SpansetExpr {
     },
     /// `({…} | …)` as an operand, or as the only stage.
     Pipeline(Box<Pipeline>),
-}
-
-impl SpansetExpr {
-    pub fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        match self {
-            Self::Filter(expr) => expr.visit_attributes(visit),
-            Self::Binary { op: _, lhs, rhs } => {
-                lhs.visit_attributes(visit);
-                rhs.visit_attributes(visit);
-            }
-            Self::Pipeline(pipeline) => pipeline.visit_attributes(visit),
-        }
-    }
 }
 
 /// Operators between spansets. Structural ones relate a span `r` of the right side to the spans `l` of the left side.
@@ -169,23 +131,6 @@ pub enum ScalarExpr {
     Pipeline(Box<Pipeline>, Aggregate),
 }
 
-impl ScalarExpr {
-    pub fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        match self {
-            Self::Literal(_) => {}
-            Self::Aggregate(aggregate) => aggregate.visit_attributes(visit),
-            Self::Binary { op: _, lhs, rhs } => {
-                lhs.visit_attributes(visit);
-                rhs.visit_attributes(visit);
-            }
-            Self::Pipeline(pipeline, aggregate) => {
-                pipeline.visit_attributes(visit);
-                aggregate.visit_attributes(visit);
-            }
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub enum Aggregate {
     Count,
@@ -201,12 +146,6 @@ impl Aggregate {
         match self {
             Self::Count => None,
             Self::Min(expr) | Self::Max(expr) | Self::Avg(expr) | Self::Sum(expr) => Some(expr),
-        }
-    }
-
-    pub fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        if let Some(expr) = self.operand() {
-            expr.visit_attributes(visit);
         }
     }
 }
@@ -241,19 +180,6 @@ impl FieldExpr {
             Self::Unary { op: _, operand } => operand.references_span(),
             Self::Binary { op: _, lhs, rhs } => lhs.references_span() || rhs.references_span(),
             Self::Logical { op: _, operands } => operands.iter().any(Self::references_span),
-        }
-    }
-
-    pub fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        match self {
-            Self::Literal(_) => {}
-            Self::Attribute(attribute) => visit(attribute),
-            Self::Unary { op: _, operand } => operand.visit_attributes(visit),
-            Self::Binary { op: _, lhs, rhs } => {
-                lhs.visit_attributes(visit);
-                rhs.visit_attributes(visit);
-            }
-            Self::Logical { op: _, operands } => operands.iter().for_each(|operand| operand.visit_attributes(visit)),
         }
     }
 }
@@ -421,23 +347,6 @@ pub enum MetricsNode {
 }
 
 impl MetricsExpr {
-    pub fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        match &self.node {
-            MetricsNode::Query(query) => {
-                query.pipeline.visit_attributes(visit);
-                query.function.visit_attributes(visit);
-                query.by.iter().for_each(visit);
-            }
-            MetricsNode::Binary { op: _, lhs, rhs } => {
-                lhs.visit_attributes(visit);
-                rhs.visit_attributes(visit);
-            }
-            MetricsNode::ScalarRight { op: _, lhs: expr, scalar: _ } | MetricsNode::ScalarLeft { op: _, scalar: _, rhs: expr } => {
-                expr.visit_attributes(visit);
-            }
-        }
-    }
-
     /// Returns the sub-queries, left to right; equal ones are repeated.
     pub fn queries(&self) -> Vec<&MetricsQuery> {
         match &self.node {
@@ -487,15 +396,6 @@ impl MetricsFunction {
             | Self::AvgOverTime(attribute)
             | Self::HistogramOverTime(attribute)
             | Self::QuantileOverTime { attribute, quantiles: _ } => Some(attribute),
-        }
-    }
-
-    fn visit_attributes(&self, visit: &mut dyn FnMut(&Attribute)) {
-        if let Self::Compare(compare) = self {
-            compare.selection.visit_attributes(visit);
-        }
-        if let Some(attribute) = self.attribute() {
-            visit(attribute);
         }
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! Anything that cannot be understood means "no filter"; only too many groups are an error.
 
-use super::ast::{Attribute, FieldExpr, LogicalOp, Pipeline, Query, QueryBody, SpansetExpr, Stage};
+use super::ast::{Attribute, BinaryOp, FieldExpr, LogicalOp, Pipeline, Query, QueryBody, SpansetExpr, Stage};
 use super::error::{Position, QueryError};
-use super::fetch::{self, Condition};
 use super::lexer::{Token, TokenKind, tokenize};
 use super::parser::{self, parse_tokens};
+use super::types::Static;
 use super::validate;
 
 /// What to narrow tags by.
@@ -16,6 +16,14 @@ pub struct TagFilter {
     pub groups: Vec<Vec<Condition>>,
     /// Names the filter in cache keys: canonical text, `{}` for none.
     pub normalized: String,
+}
+
+/// `attribute OP value`, with a comparison, regex or list operator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    pub attribute: Attribute,
+    pub op: BinaryOp,
+    pub value: Static,
 }
 
 impl TagFilter {
@@ -102,7 +110,7 @@ fn first_filter(query: &Query) -> Option<&FieldExpr> {
 /// Returns the alternatives of `expr`, each a conjunction. What is no comparison with a literal adds no condition, which only widens a group.
 fn groups_of(expr: &FieldExpr, max_groups: usize) -> Result<Vec<Vec<Condition>>, TooManyGroups> {
     let FieldExpr::Logical { op, operands } = expr else {
-        return Ok(vec![fetch::comparison(expr).into_iter().collect()]);
+        return Ok(vec![comparison(expr).into_iter().collect()]);
     };
     let mut groups: Vec<Vec<Condition>> = match op {
         LogicalOp::And => vec![Vec::new()],
@@ -130,6 +138,25 @@ fn groups_of(expr: &FieldExpr, max_groups: usize) -> Result<Vec<Vec<Condition>>,
         }
     }
     Ok(groups)
+}
+
+/// Returns `attribute OP literal` as a condition, with the operator flipped when the literal stands on the left.
+fn comparison(expr: &FieldExpr) -> Option<Condition> {
+    let FieldExpr::Binary { op, lhs, rhs } = expr else {
+        return None;
+    };
+    if matches!(op, BinaryOp::Arithmetic(_)) {
+        return None;
+    }
+    let (attribute, op, value) = match (lhs.as_ref(), rhs.as_ref()) {
+        (FieldExpr::Attribute(attribute), FieldExpr::Literal(value)) => (attribute, *op, value),
+        (FieldExpr::Literal(value), FieldExpr::Attribute(attribute)) => match op {
+            BinaryOp::Compare(op) => (attribute, BinaryOp::Compare(op.flipped()), value),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(Condition { attribute: attribute.clone(), op, value: value.clone() })
 }
 
 /// Returns `tokens` with each comparison that lacks its right side replaced by `true`, up to the first `|`, and a missing `}` added.

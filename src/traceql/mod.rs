@@ -17,7 +17,6 @@ pub mod parser;
 pub mod check;
 pub mod print;
 pub mod rewrite;
-pub mod fetch;
 pub mod autocomplete;
 pub mod result;
 pub mod tags;

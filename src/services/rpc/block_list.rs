@@ -19,11 +19,11 @@ pub trait BlockList: Send + Sync + 'static {
 
 impl BlockList for TempoDb {
     fn live_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
-        self.blocks(tenant, None)
+        self.blocks(tenant)
     }
 
     fn readable_blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
-        self.blocks_for_lookup(tenant, None)
+        self.blocks_for_lookup(tenant)
     }
 }
 

@@ -89,9 +89,22 @@ fn only_items(expr: &FieldExpr) -> Option<AttributeScope> {
         }
     }
     let mut scopes = Vec::new();
-    expr.visit_attributes(&mut |attribute| scopes.push(item_scope(attribute)));
+    visit_attributes(expr, &mut |attribute| scopes.push(item_scope(attribute)));
     let first = *scopes.first()?;
     if has_negation(expr) || scopes.iter().any(|scope| *scope != first) { None } else { first }
+}
+
+fn visit_attributes(expr: &FieldExpr, visit: &mut dyn FnMut(&Attribute)) {
+    match expr {
+        FieldExpr::Literal(_) => {}
+        FieldExpr::Attribute(attribute) => visit(attribute),
+        FieldExpr::Unary { op: _, operand } => visit_attributes(operand, visit),
+        FieldExpr::Binary { op: _, lhs, rhs } => {
+            visit_attributes(lhs, visit);
+            visit_attributes(rhs, visit);
+        }
+        FieldExpr::Logical { op: _, operands } => operands.iter().for_each(|operand| visit_attributes(operand, visit)),
+    }
 }
 
 fn is_boolean(expr: &FieldExpr) -> bool {

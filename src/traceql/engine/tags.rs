@@ -9,8 +9,7 @@ use crate::base::bitset::Bitset;
 use crate::model::span_table::{Attrs, SpanTable, Value as Stored};
 use crate::model::strings::StrId;
 use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic};
-use crate::traceql::autocomplete::TagFilter;
-use crate::traceql::fetch::{Condition as TagCondition, Test as TagTest};
+use crate::traceql::autocomplete::{Condition as TagCondition, TagFilter};
 use crate::traceql::tags::{TagNames, TagScope, TagValue, TagValues, fixed_values};
 use crate::traceql::types::Static;
 
@@ -88,15 +87,10 @@ impl TagSelection {
     }
 }
 
-/// Returns the test of a condition; `None` for one that only asks to read the attribute.
+/// Returns the test of a condition; `None` for one that cannot be tested on its own.
 fn node_of(condition: &TagCondition) -> Option<Node> {
     let attribute = condition.attribute.clone();
-    let condition = match &condition.test {
-        TagTest::Unfiltered => return None,
-        TagTest::Compare { op, value } => Condition::new(&attribute, *op, value)?,
-        TagTest::Exists => Condition::Exists,
-        TagTest::NotExists => Condition::Missing,
-    };
+    let condition = Condition::new(&attribute, condition.op, &condition.value)?;
     Some(Node::Test(Test { attribute, condition }))
 }
 
