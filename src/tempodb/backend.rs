@@ -109,6 +109,8 @@ impl Backend {
         std::fs::create_dir_all(&path).map_err(|cause| BackendError::Open { path: path.clone(), cause })?;
         let store = LocalFileSystem::new_with_prefix(&path)
             .map_err(|cause| BackendError::Open { path, cause: std::io::Error::other(cause) })?
+            // What a block replaces, such as the ingest log, is deleted once the block is written: it must be on disk by then.
+            .with_fsync(true)
             .with_automatic_cleanup(true);
         Ok(Self::new(Arc::new(store), ""))
     }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, error, info, warn};
 
 use super::live_traces::CutTraces;
-use super::{LONGEST_RETRY_PAUSE, LiveStore, LiveStoreError, State, metrics as names};
+use super::{LiveStore, LiveStoreError, State, metrics as names};
 use crate::model::combine::Piece;
 use crate::model::ids::{TenantId, TraceId};
 use crate::services::ingest_log::{LogError, Offset, PartitionId};
@@ -18,6 +18,9 @@ use crate::tempodb::block::write::{BlockWriter, NewBlock, WriteError};
 
 /// First pause between attempts to write a block; doubles up to [`LONGEST_RETRY_PAUSE`].
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Bound of the pauses between attempts to write a block.
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// Memory of the table handed to the block writer at once, which becomes a row group.
 const ROW_GROUP_TABLE_BYTES: usize = 128 << 20;

@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ::metrics::gauge;
 use parking_lot::Mutex;
@@ -242,6 +242,3 @@ impl Running {
         std::future::pending().await
     }
 }
-
-/// Bound of the pauses between attempts to write a block.
-const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(30);
