@@ -26,10 +26,6 @@ impl ByteSize {
         Self(count << 20)
     }
 
-    pub const fn gib(count: u64) -> Self {
-        Self(count << 30)
-    }
-
     pub const fn bytes(self) -> u64 {
         self.0
     }

@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //! * At most `max_open_readers` footers are kept; the one not used for longest goes first.
-//! * A block found corrupt is counted, logged and not opened again by this process; answers name it as failed.
+//! * A block found corrupt is counted, logged and not opened again by this process ([`DbError::Quarantined`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -33,11 +33,6 @@ impl Pattern {
     pub fn is_match(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
-
-    /// Returns the compiled expression, for bulk matching.
-    pub fn as_regex(&self) -> &Regex {
-        &self.0
-    }
 }
 
 fn build(pattern: &str) -> Result<Regex, InvalidPattern> {

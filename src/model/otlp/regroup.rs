@@ -173,11 +173,6 @@ impl Regrouped {
     pub fn traces(&self) -> &[Trace] {
         &self.traces
     }
-
-    /// Bytes of the request that was walked.
-    pub fn request_bytes(&self) -> usize {
-        self.request.len()
-    }
 }
 
 /// The ids and times of a span and whether its attributes must be cut.

@@ -195,27 +195,6 @@ impl EmbeddedLog {
         }
     }
 
-    /// Bytes of all segments of a partition.
-    pub fn partition_bytes(&self, partition: PartitionId) -> Result<u64, LogError> {
-        Ok(self.store.partition(partition)?.bytes())
-    }
-
-    /// The groups that this process consumes for.
-    pub fn groups(&self) -> Vec<ConsumerGroup> {
-        self.store.commits.registered()
-    }
-
-    /// Deletes the segments of a partition whose records are all below `offset`, whether or not they are committed.
-    pub async fn discard_before(&self, partition: PartitionId, offset: Offset) -> Result<(), LogError> {
-        self.store.partition(partition)?;
-        let store = self.store.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            store.delete_below(store.partition(partition)?, offset, Deletion::ForSpace);
-            Ok(())
-        });
-        work.await.unwrap_or(Err(LogError::Closed)) // the runtime is shutting down
-    }
-
     /// Returns what is held from `from` on; empty at the end.
     async fn read(&self, partition: PartitionId, from: Offset, max_bytes: usize) -> Result<Vec<ConsumedRecord>, LogError> {
         if let Some(records) = self.store.partition(partition)?.read_memory(from, max_bytes)? {

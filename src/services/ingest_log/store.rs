@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Deletes the segments of a partition that end at or below `floor`. Blocks.
-    pub(super) fn delete_below(&self, partition: &Partition, floor: Offset, deletion: Deletion) {
+    fn delete_below(&self, partition: &Partition, floor: Offset, deletion: Deletion) {
         let retain = self.options.retain_committed;
         let produced_until_unix_ms = match deletion {
             Deletion::ByAge if !retain.is_zero() => {

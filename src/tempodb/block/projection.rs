@@ -123,7 +123,6 @@ impl ValueKinds {
     pub const BOOL: Self = Self(8);
     /// What is stored as JSON: bytes, maps, mixed arrays, nothing.
     pub const JSON: Self = Self(16);
-    pub const NUMBER: Self = Self(2 | 4);
     pub const ALL: Self = Self(31);
 
     pub fn union(self, other: Self) -> Self {

@@ -25,7 +25,7 @@ use super::index::{INDEX_NAME, RowGroupIndex};
 use super::meta::{BlockId, BlockMeta, BlockVersion, META_NAME};
 use super::schema::BlockSchema;
 use crate::base::cpu_pool::{CpuPool, CpuPoolError};
-use crate::model::ids::{TenantId, TraceId};
+use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
 use crate::tempodb::keys::{DATA_NAME, NO_COMPACT_NAME, block_object, bloom_name};
 
@@ -171,11 +171,6 @@ impl<W: Write + Send> BlockEncoder<W> {
     /// Bytes written so far.
     pub fn size_bytes(&self) -> u64 {
         self.file.bytes_written() as u64
-    }
-
-    /// Last trace id written so far.
-    pub fn last_id(&self) -> Option<TraceId> {
-        self.index.last_ids.last().copied()
     }
 
     /// Hands everything written so far to the sink and returns it.
