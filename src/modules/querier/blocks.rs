@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt as _};
 use tracing::warn;
 
 use super::metrics::{BACKEND_PROCESSING, SKIPPED_BLOCKS};
-use super::projection::{projection_of, row_group_may_match};
+use super::projection::{candidate_rows, projection_of, row_group_may_match};
 use super::{CancelOnDrop, Querier};
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
@@ -157,7 +157,11 @@ impl Querier {
             if !row_group_may_match(&reader, group, &fetch, &meter, &self.cpu).await? {
                 continue;
             }
-            let fetched = reader.fetch_row_group(group, &conditions, None, &meter).await?;
+            let candidates = candidate_rows(&reader, group, &fetch, &meter, &self.cpu).await?;
+            if candidates.as_ref().is_some_and(RowSelection::is_empty) {
+                continue;
+            }
+            let fetched = reader.fetch_row_group(group, &conditions, candidates.as_ref(), &meter).await?;
             let task = (Arc::clone(&plan), Arc::clone(&request), Arc::clone(&cancel.0));
             let (kept, matches) = self
                 .on_cpu("search_row_group", move || {
@@ -172,7 +176,10 @@ impl Querier {
             if matches.traces.is_empty() {
                 continue;
             }
-            let rows = RowSelection::from_rows(matches.rows());
+            let rows = RowSelection::from_rows(matches.rows().filter_map(|row| match &candidates {
+                Some(candidates) => candidates.row(row),
+                None => Some(row),
+            }));
             let fetched = reader.fetch_row_group(group, &results, Some(&rows), &meter).await?;
             let plan = Arc::clone(&plan);
             let found = self.on_cpu("show_matches", move || show(&plan, &fetched, &matches)).await??;

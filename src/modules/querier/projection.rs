@@ -6,6 +6,7 @@ use crate::tempodb::block::projection::{AttrKey, AttrSelection, Projection, Valu
 use crate::tempodb::block::prune::{IntColumn, Range, StringColumn};
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
 use crate::tempodb::block::schema::Level;
+use crate::tempodb::block::selection::RowSelection;
 use crate::traceql::engine::projection::{
     AttributeLevel, FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec, FetchTarget, FetchTest, SERVICE_NAME,
 };
@@ -125,6 +126,31 @@ async fn strings_may_match(
         }
     }
     Ok(false)
+}
+
+/// Returns the rows of a row group that can match, when a condition on an attribute value leaves few of them; `None`: all.
+pub(super) async fn candidate_rows(
+    reader: &BlockReader,
+    group: usize,
+    spec: &FetchSpec,
+    meter: &ReadMeter,
+    cpu: &CpuPool,
+) -> Result<Option<RowSelection>, BlockReadError> {
+    for condition in &spec.conditions {
+        let FetchTest::Strings(wanted) = &condition.test else { continue };
+        let columns: Vec<_> = string_columns(&condition.target).into_iter().collect();
+        let [Some(column)] = columns.as_slice() else { continue };
+        let Some(candidates) = reader.fetch_candidates(group, column, meter).await? else { continue };
+        let wanted = wanted.clone();
+        let job = move || candidates.rows(&|value: &[u8]| wanted.iter().any(|wanted| is_same(wanted.as_bytes(), value)));
+        // A pool that fails will say so when the row group is decoded.
+        let Ok(rows) = cpu.run("find_candidate_rows", job).await else { continue };
+        let rows = rows?;
+        if rows.len() <= reader.rows(group) / 2 {
+            return Ok(Some(rows));
+        }
+    }
+    Ok(None)
 }
 
 /// Compares a literal with one of very many strings, most of which are as long but end differently: ids, numbers, paths.

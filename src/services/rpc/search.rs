@@ -97,7 +97,9 @@ mod tests {
     #[test]
     fn ranges_overlap_in_whole_seconds() {
         let range = TimeRange { start_unix_seconds: 10, end_unix_seconds: 20 };
-        for ((start, end), overlaps) in [((20, 30), true), ((21, 30), false), ((0, 10), true), ((0, 9), false), ((25, 15), true), ((35, 25), true), ((35, 5), false)] {
+        for ((start, end), overlaps) in
+            [((20, 30), true), ((21, 30), false), ((0, 10), true), ((0, 9), false), ((25, 15), true), ((35, 25), true), ((35, 5), false)]
+        {
             assert_eq!(range.overlaps(start, end), overlaps, "{start} {end}");
         }
         assert!(TimeRange::default().overlaps(5, 6));

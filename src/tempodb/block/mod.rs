@@ -19,6 +19,7 @@ pub mod error;
 mod file;
 pub mod projection;
 pub mod prune;
+pub mod candidates;
 pub mod read;
 #[cfg(test)]
 mod read_tests;

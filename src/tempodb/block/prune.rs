@@ -199,7 +199,12 @@ impl BlockReader {
     }
 }
 
-fn slots_of<'a>(file: &'a BlockFile, level: Level, key: &'a [u8], kind: DedicatedKind) -> impl Iterator<Item = &'a DedicatedSlot> {
+pub(super) fn slots_of<'a>(
+    file: &'a BlockFile,
+    level: Level,
+    key: &'a [u8],
+    kind: DedicatedKind,
+) -> impl Iterator<Item = &'a DedicatedSlot> {
     let scope = dedicated_scope(level);
     file.slots().iter().filter(move |slot| Some(slot.scope) == scope && slot.kind == kind && slot.name.as_bytes() == key)
 }

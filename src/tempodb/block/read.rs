@@ -18,6 +18,7 @@ use super::assemble::{self, Assembler, Fetched, LeafPages};
 use super::attrs;
 use super::bloom::{self, BloomShard};
 use super::decode::chunk::Pages;
+use super::decode::strings::Dictionary;
 use super::dictionary_cache::DictionaryCache;
 use super::error::BlockReadError;
 use super::file::{BlockFile, FileLeaf, GroupIndex, TAIL_BYTES};
@@ -213,7 +214,7 @@ impl BlockReader {
         Ok(ids.iter().position(|found| *found == id).and_then(|at| first_rows.get(at).copied()))
     }
 
-    async fn group_index(&self, group: usize, meter: &ReadMeter) -> Result<&GroupIndex, BlockReadError> {
+    pub(super) async fn group_index(&self, group: usize, meter: &ReadMeter) -> Result<&GroupIndex, BlockReadError> {
         let cell = self.group_indexes.get(group).ok_or(BlockReadError::Layout("row group beyond the last"))?;
         cell.get_or_try_init(async || {
             let ranges = [self.file.offset_index_range(group)?, self.file.trace_id_index_range(group)?];
@@ -340,7 +341,11 @@ impl BlockReader {
     }
 
     pub(super) fn has_cached_dictionary(&self, group: usize, leaf: &FileLeaf) -> bool {
-        self.options.dictionaries.get((self.meta.block_id, group, leaf.index)).is_some()
+        self.cached_dictionary(group, leaf).is_some()
+    }
+
+    pub(super) fn cached_dictionary(&self, group: usize, leaf: &FileLeaf) -> Option<Arc<Dictionary>> {
+        self.options.dictionaries.get((self.meta.block_id, group, leaf.index))
     }
 }
 

@@ -25,6 +25,28 @@ impl RowSelection {
         Self(if range.is_empty() { Vec::new() } else { vec![range] })
     }
 
+    /// Selects the rows of ascending ranges that do not overlap.
+    pub(super) fn from_ranges(ranges: impl IntoIterator<Item = Range<usize>>) -> Self {
+        let mut joined: Vec<Range<usize>> = Vec::new();
+        for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+            match joined.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => joined.push(range),
+            }
+        }
+        Self(joined)
+    }
+
+    /// Returns the row of the row group that is at `position` among the selected ones.
+    pub fn row(&self, position: usize) -> Option<usize> {
+        let mut before = 0;
+        self.0.iter().find_map(|range| {
+            let row = range.start + position.checked_sub(before)?;
+            before += range.len();
+            (row < range.end).then_some(row)
+        })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -64,6 +86,8 @@ mod tests {
         assert_eq!(rows.len(), 4);
         assert_eq!(rows.within(2, 8), [0..2, 5..6]);
         assert!(rows.within(4, 7).is_empty());
+        assert_eq!([0, 2, 3, 4].map(|position| rows.row(position)), [Some(1), Some(3), Some(7), None]);
+        assert_eq!(RowSelection::from_ranges([1..3, 3..4, 7..8]), rows);
         assert!(rows.touches(0, 2) && !rows.touches(4, 7) && !rows.touches(8, 100));
     }
 }
