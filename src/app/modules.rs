@@ -22,8 +22,8 @@ use crate::modules::live_store::{self, LiveStore, NewBlockSettings};
 use crate::modules::querier::{self, Querier};
 use crate::modules::query_frontend::tenancy::Tenancy;
 use crate::modules::query_frontend::{self, QueryFrontend};
-use crate::services::ingest_log::SharedIngestLog;
 use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
+use crate::services::ingest_log::{IngestLog, SharedIngestLog};
 use crate::services::overrides::Overrides;
 use crate::services::rpc::querier::QuerierPort;
 use crate::services::rpc::span_reader::SpanReaderPort;
@@ -147,17 +147,17 @@ async fn build_ingest_log(context: &mut Context) -> anyhow::Result<Box<dyn Servi
         sync_interval: embedded.sync_interval.to_std(),
         ..EmbeddedLogOptions::default()
     };
-    let log: SharedIngestLog = Arc::new(EmbeddedLog::open(options).context("ingest.embedded")?);
-    context.log = Some(Arc::clone(&log));
+    let log = Arc::new(EmbeddedLog::open(options).context("ingest.embedded")?);
+    context.log = Some(Arc::clone(&log) as SharedIngestLog);
     Ok(Box::new(IngestLogService(log)))
 }
 
-struct IngestLogService(SharedIngestLog);
+struct IngestLogService(Arc<EmbeddedLog>);
 
 #[async_trait]
 impl Service for IngestLogService {
     async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
-        stop.cancelled().await;
+        self.0.run(stop).await; // retention by age and lag metrics
         Ok(self.0.close().await?)
     }
 }

@@ -39,6 +39,9 @@ const QUEUE_APPENDS: usize = 4096;
 /// Time between two rounds of retention and lag metrics.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Longest wait of a fetch at the end of a partition, so that any `max_wait` is a valid time.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
 const META_VERSION: u32 = 1;
 
 /// When an append is acknowledged.
@@ -273,7 +276,7 @@ impl IngestLog for EmbeddedLog {
         max_bytes: usize,
         max_wait: Duration,
     ) -> Result<Vec<ConsumedRecord>, LogError> {
-        let deadline = tokio::time::Instant::now() + max_wait;
+        let deadline = tokio::time::Instant::now() + max_wait.min(LONGEST_WAIT);
         let mut end = self.store.partition(partition)?.subscribe();
         loop {
             self.check_open()?;

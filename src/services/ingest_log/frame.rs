@@ -167,6 +167,7 @@ fn fits<N: TryFrom<usize>>(length: usize) -> N {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests may panic")]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;

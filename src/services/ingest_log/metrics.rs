@@ -46,7 +46,6 @@ pub fn describe() {
 /// Publishes how far a group is behind.
 pub fn publish_lag(group: &ConsumerGroup, partition: PartitionId, lag: Lag) {
     let (group, partition) = (group.to_string(), partition.to_string());
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!(GROUP_LAG, "group" => group.clone(), "partition" => partition.clone()).set(lag.records as f64);
     gauge!(GROUP_LAG_SECONDS, "group" => group, "partition" => partition).set(lag.time.as_secs_f64());
 }
@@ -57,7 +56,6 @@ pub(super) struct LogMetrics {
 }
 
 impl LogMetrics {
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     pub(super) fn new(max_bytes: u64) -> Self {
         gauge!(LOG_LIMIT_BYTES).set(max_bytes as f64);
         Self { bytes: gauge!(LOG_BYTES) }
@@ -82,7 +80,6 @@ pub(super) struct PartitionMetrics {
 }
 
 impl PartitionMetrics {
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     pub(super) fn new(partition: PartitionId, queue_limit_bytes: usize) -> Self {
         let label = partition.to_string();
         let partition = || ("partition", label.clone());

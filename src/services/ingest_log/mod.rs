@@ -23,6 +23,8 @@ pub use error::LogError;
 
 mod commits;
 pub mod config;
+#[cfg(test)]
+mod crash_simulation;
 pub mod embedded;
 mod error;
 mod files;
@@ -31,6 +33,10 @@ pub mod metrics;
 mod partition;
 mod segment;
 mod store;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 /// Number of a partition, from 0.
