@@ -80,3 +80,71 @@ impl Candidates {
         Ok(RowSelection::from_ranges(rows))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::model::ids::{TenantId, TraceId};
+    use crate::model::otlp_table::{Fragment, build_table};
+    use crate::model::wire::put_bytes;
+    use crate::tempodb::backend::Backend;
+    use crate::tempodb::block::dictionary_cache::DictionaryCache;
+    use crate::tempodb::block::meta::BlockId;
+    use crate::tempodb::block::read::ReadOptions;
+    use crate::tempodb::block::schema::Level;
+    use crate::tempodb::block::write::{BlockEncoder, NewBlock};
+    use crate::tempodb::keys::{DATA_NAME, block_object};
+
+    /// Traces of one span with two attributes each: more entries than a page takes.
+    const TRACES: usize = 20_000;
+
+    /// An OTLP message of fields given as (number, content).
+    fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        fields.iter().for_each(|(number, content)| put_bytes(&mut out, *number, content));
+        out
+    }
+
+    fn attribute(key: &str, value: &str) -> Vec<u8> {
+        message(&[(1, key.as_bytes()), (2, &message(&[(1, value.as_bytes())]))])
+    }
+
+    async fn block_of_users() -> BlockReader {
+        let trace = |user: usize| {
+            let (id, color) = (attribute("user.id", &format!("u-{user}")), attribute("color", "red"));
+            let span = message(&[(2, &(user as u64 + 1).to_be_bytes()), (9, &id), (9, &color)]);
+            message(&[(1, &message(&[(2, &message(&[(2, &span)]))]))])
+        };
+        let traces: Vec<_> = (0..TRACES).map(trace).collect();
+        let fragment = |(user, trace)| Fragment { trace_id: TraceId((user as u128 + 1).to_be_bytes()), trace };
+        let table = build_table(traces.iter().map(Vec::as_slice).enumerate().map(fragment).collect()).table;
+        let (tenant, id) = (TenantId::single(), BlockId::random());
+        let mut encoder = BlockEncoder::new(NewBlock::new(tenant.clone(), id, TRACES), Vec::new()).unwrap();
+        encoder.append(&table).unwrap();
+        let (data, finished) = encoder.finish().unwrap();
+        let backend = Backend::new(Arc::new(InMemory::new()), "");
+        backend.write(&block_object(&tenant, id, DATA_NAME), data).await.unwrap();
+        let options = ReadOptions { dictionaries: Arc::new(DictionaryCache::new(64 << 20)), ..ReadOptions::default() };
+        BlockReader::open(&backend, &tenant, Arc::new(finished.meta), options, &ReadMeter::default()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_pages_that_hold_the_value_are_candidates() {
+        let (block, meter) = (block_of_users().await, ReadMeter::default());
+        let column = StringColumn::Attr(Level::Span, b"user.id".to_vec());
+        assert!(block.fetch_candidates(0, &column, &meter).await.unwrap().is_none(), "no dictionary in the cache yet");
+        for user in [0, 9_999, TRACES - 1] {
+            let wanted = format!("u-{user}");
+            let test = |value: &[u8]| value == wanted.as_bytes();
+            assert!(block.row_group_may_contain(0, &column, &test, &meter).await.unwrap());
+            let rows = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&test).unwrap();
+            assert!(rows.touches(user, user + 1) && rows.len() < TRACES, "{user}: {rows:?}");
+        }
+        let everybody = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value == b"red").unwrap();
+        assert_eq!(everybody, RowSelection::from_range(0..TRACES));
+        let nobody = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value == b"u-x").unwrap();
+        assert!(nobody.is_empty());
+    }
+}
