@@ -28,6 +28,8 @@ pub(crate) struct Answer {
     pub(crate) content_type: String,
     /// The header `Retry-After`.
     pub(crate) retry_after: Option<String>,
+    /// The header `X-Tempo-Skipped-Jobs`.
+    pub(crate) skipped_jobs: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -171,6 +173,15 @@ impl Client {
         otlp::canonical(answer.get("trace").unwrap_or_else(|| panic!("no trace in {answer}")))
     }
 
+    /// The sum of a metric's series whose labels begin with `labels`, such as `{tenant="a"`.
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        let series = format!("{name}{labels}");
+        let text = self.get("/metrics").text();
+        let is_wanted =
+            |line: &&str| line.strip_prefix(&series).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'));
+        text.lines().filter(is_wanted).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
     /// Ids of the traces that `GET /api/search` finds.
     pub(crate) fn search(&self, parameters: &[(&str, &str)]) -> Vec<String> {
         let answer = self.ask("/api/search", parameters).json();
@@ -191,6 +202,7 @@ fn read(response: http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
         status: head.status.as_u16(),
         content_type: header("content-type").unwrap_or_default(),
         retry_after: header("retry-after"),
+        skipped_jobs: header("x-tempo-skipped-jobs"),
         body: body.with_config().limit(MAX_ANSWER_BYTES).read_to_vec()?,
     })
 }

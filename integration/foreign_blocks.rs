@@ -15,7 +15,7 @@ fn fixtures() -> PathBuf {
 }
 
 /// Copies a directory with all below it.
-fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (source, target) = {

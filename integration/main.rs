@@ -11,6 +11,7 @@ mod parts;
 mod process;
 mod wait;
 
+mod corrupt_blocks;
 mod crashes;
 mod disk_full;
 mod exclusive;

@@ -4,7 +4,8 @@
 //!
 //! Invariants
 //! * At most `max_open_readers` footers are kept; the one not used for longest goes first.
-//! * A block found corrupt is counted, logged and not opened again by this process ([`DbError::Quarantined`]).
+//! * A block found corrupt is counted and logged each time, and after [`QUARANTINE_AFTER`] times not opened again by this process
+//!   ([`DbError::Quarantined`]): bytes may have been damaged on their way, and then reading them again helps.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,8 +26,11 @@ use crate::base::clock::SharedClock;
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
 
-/// Corrupt blocks remembered. Full: all are forgotten and found again, which costs a read each.
-const MAX_QUARANTINED: usize = 10_000;
+/// Times that a block must be found corrupt before it is given up.
+const QUARANTINE_AFTER: u32 = 3;
+
+/// Corrupt blocks remembered. Full: all are forgotten and found again, which costs some reads each.
+const MAX_CORRUPT: usize = 10_000;
 
 /// Sizes of what is kept in memory.
 #[derive(Debug, Clone)]
@@ -84,7 +88,8 @@ pub struct TempoDb {
     options: ReadOptions,
     clock: SharedClock,
     readers: Mutex<Readers>,
-    quarantined: Mutex<HashMap<BlockId, TenantId>>,
+    /// How often blocks were found corrupt.
+    corrupt: Mutex<HashMap<BlockId, u32>>,
 }
 
 #[derive(Default)]
@@ -98,7 +103,7 @@ impl TempoDb {
         names::describe();
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
         let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries };
-        Self { backend, list, settings, options, clock, readers: Mutex::default(), quarantined: Mutex::default() }
+        Self { backend, list, settings, options, clock, readers: Mutex::default(), corrupt: Mutex::default() }
     }
 
     pub fn backend(&self) -> &Backend {
@@ -120,7 +125,7 @@ impl TempoDb {
 
     /// Returns a reader, from memory when the block is open.
     pub async fn open(&self, tenant: &TenantId, meta: &Arc<BlockMeta>, meter: &ReadMeter) -> Result<Arc<BlockReader>, DbError> {
-        if self.quarantined.lock().contains_key(&meta.block_id) {
+        if self.is_quarantined(meta.block_id) {
             return Err(DbError::Quarantined);
         }
         if let Some(reader) = self.readers.lock().get(meta.block_id) {
@@ -143,19 +148,34 @@ impl TempoDb {
         metas
     }
 
-    /// Takes note of a failed read: a corrupt block is not opened again.
+    /// Takes note of a failed read. A corrupt block is read anew the next time, and given up after some times.
     pub fn failure(&self, tenant: &TenantId, block: BlockId, error: BlockReadError) -> DbError {
         if error.is_corrupt() {
-            counter!(names::QUARANTINED_BLOCKS, "tenant" => tenant.to_string()).increment(1);
-            warn!(%tenant, %block, error = &error as &dyn std::error::Error, "block quarantined");
-            let mut quarantined = self.quarantined.lock();
-            if quarantined.len() >= MAX_QUARANTINED {
-                quarantined.clear();
-            }
-            quarantined.insert(block, tenant.clone());
             self.readers.lock().open.remove(&block);
+            counter!(names::CORRUPT_READS, "tenant" => tenant.to_string()).increment(1);
+            let times = self.count_corrupt(block);
+            warn!(%tenant, %block, times, error = &error as &dyn std::error::Error, "block is corrupt");
+            if times == QUARANTINE_AFTER {
+                counter!(names::QUARANTINED_BLOCKS, "tenant" => tenant.to_string()).increment(1);
+                warn!(%tenant, %block, "block quarantined");
+            }
         }
         DbError::Read(Arc::new(error))
+    }
+
+    /// Whether a block was found corrupt so often that it is not opened any more.
+    pub fn is_quarantined(&self, block: BlockId) -> bool {
+        self.corrupt.lock().get(&block).is_some_and(|&times| times >= QUARANTINE_AFTER)
+    }
+
+    fn count_corrupt(&self, block: BlockId) -> u32 {
+        let mut corrupt = self.corrupt.lock();
+        if corrupt.len() >= MAX_CORRUPT && !corrupt.contains_key(&block) {
+            corrupt.clear();
+        }
+        let times = corrupt.entry(block).or_default();
+        *times += 1;
+        *times
     }
 }
 
@@ -267,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_block_is_quarantined_and_the_others_answer() {
+    async fn a_broken_block_is_quarantined_after_some_tries_and_the_others_answer() {
         let (db, folder) = open("vParquet5", DbSettings::default()).await;
         let metas = db.blocks(&alpha());
         let (broken, whole) = (&metas[0], &metas[1]);
@@ -277,9 +297,12 @@ mod tests {
         bytes[footer - 10_000..footer].fill(0xff);
         std::fs::write(&data, bytes).unwrap();
         let expected = expected();
-        let first = find(&db, broken, expected[&broken.block_id][0]).await.unwrap_err();
-        assert!(matches!(&first, DbError::Read(_)) && first.is_corrupt(), "{first:?}");
-        assert!(!db.readers.lock().open.contains_key(&broken.block_id));
+        for _ in 0..QUARANTINE_AFTER {
+            assert!(!db.is_quarantined(broken.block_id));
+            let failure = find(&db, broken, expected[&broken.block_id][0]).await.unwrap_err();
+            assert!(matches!(&failure, DbError::Read(_)) && failure.is_corrupt(), "{failure:?}");
+            assert!(!db.readers.lock().open.contains_key(&broken.block_id));
+        }
         let again = find(&db, broken, expected[&broken.block_id][0]).await.unwrap_err();
         assert!(matches!(again, DbError::Quarantined) && again.is_corrupt(), "{again:?}");
         assert!(find(&db, whole, expected[&whole.block_id][0]).await.unwrap());

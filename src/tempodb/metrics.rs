@@ -12,6 +12,7 @@ pub const BACKEND_OBJECTS: &str = "tempodb_backend_objects_total";
 pub const BACKEND_BYTES: &str = "tempodb_backend_bytes_total";
 pub const FOREIGN_OBJECTS: &str = "tempo_rs_tempodb_foreign_objects";
 pub const CORRUPT_METAS: &str = "tempo_rs_tempodb_corrupt_metas_total";
+pub const CORRUPT_READS: &str = "tempo_rs_tempodb_corrupt_reads_total";
 pub const QUARANTINED_BLOCKS: &str = "tempo_rs_tempodb_quarantined_blocks_total";
 pub const OPEN_READERS: &str = "tempo_rs_tempodb_open_readers";
 
@@ -27,7 +28,9 @@ pub fn describe() {
     describe_gauge!(BACKEND_BYTES, Unit::Bytes, "Bytes in blocks, per tenant and status");
     describe_gauge!(FOREIGN_OBJECTS, "Objects in a tenant's folder that belong to no block, as last listed");
     describe_counter!(CORRUPT_METAS, "Block metas that could not be read and whose block was left out, per tenant");
-    describe_counter!(QUARANTINED_BLOCKS, "Blocks found corrupt while reading, per tenant");
+    describe_counter!(CORRUPT_READS, "Reads that found a block corrupt, per tenant");
+    describe_counter!(QUARANTINED_BLOCKS, "Blocks found corrupt so often that they are not read any more, per tenant");
     describe_gauge!(OPEN_READERS, "Blocks whose footer is kept in memory");
+    metrics::counter!(CORRUPT_READS).absolute(0);
     metrics::counter!(QUARANTINED_BLOCKS).absolute(0);
 }

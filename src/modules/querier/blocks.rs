@@ -82,7 +82,10 @@ impl Querier {
             reply.inspection.add(inspection);
             match part {
                 Some(part) => reply.parts.extend(part),
-                None => reply.skipped_blocks.push(block),
+                None => {
+                    reply.skipped_blocks.push(block);
+                    reply.inspection.add(Inspection::SKIPPED);
+                }
             }
         }
         observe("traces", tenant, started);
@@ -127,7 +130,9 @@ impl Querier {
         let started = Instant::now();
         let outcome = self.try_search_block(tenant, request, meta, row_groups).await;
         observe("search", tenant, started);
-        Ok(self.or_skipped(tenant, meta, outcome)?.unwrap_or_default())
+        Ok(self
+            .or_skipped(tenant, meta, outcome)?
+            .unwrap_or_else(|| SearchReply { inspection: Inspection::SKIPPED, ..SearchReply::default() }))
     }
 
     async fn try_search_block(
@@ -203,7 +208,9 @@ impl Querier {
         let started = Instant::now();
         let outcome = self.try_tag_names(tenant, request, meta, row_groups).await;
         observe("tags", tenant, started);
-        Ok(self.or_skipped(tenant, meta, outcome)?.unwrap_or_default())
+        Ok(self
+            .or_skipped(tenant, meta, outcome)?
+            .unwrap_or_else(|| TagNamesReply { inspection: Inspection::SKIPPED, ..TagNamesReply::default() }))
     }
 
     async fn try_tag_names(
@@ -244,7 +251,9 @@ impl Querier {
         let started = Instant::now();
         let outcome = self.try_tag_values(tenant, request, meta, row_groups).await;
         observe("tag_values", tenant, started);
-        Ok(self.or_skipped(tenant, meta, outcome)?.unwrap_or_default())
+        Ok(self
+            .or_skipped(tenant, meta, outcome)?
+            .unwrap_or_else(|| TagValuesReply { inspection: Inspection::SKIPPED, ..TagValuesReply::default() }))
     }
 
     async fn try_tag_values(

@@ -8,7 +8,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use http::request::Parts as RequestParts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tracing::{info, warn};
 
 use super::limits::limits_of_all;
@@ -24,6 +24,9 @@ use crate::model::ids::TenantId;
 use crate::services::rpc::search::Inspection;
 use crate::services::rpc::status::CallError;
 use crate::traceql::engine::Plan;
+
+/// Tells how many jobs were given up because their block is broken. Our own; the answer carries `X-Tempo-Truncated` as well.
+const SKIPPED_JOBS_HEADER: &str = "x-tempo-skipped-jobs";
 
 /// Paths of the query API, for listings.
 pub const PATHS: [&str; 11] = [
@@ -158,7 +161,13 @@ impl Call {
         };
         watch.is_done = true;
         self.record(&label, &reply, error.as_ref());
-        self.respond(reply.answer).await
+        let Reply { answer, inspection, .. } = reply;
+        let is_partial = inspection.skipped_jobs > 0;
+        let mut response = self.respond(Answer { truncated: answer.truncated || is_partial, ..answer }).await;
+        if is_partial {
+            response.headers_mut().insert(SKIPPED_JOBS_HEADER, HeaderValue::from(inspection.skipped_jobs));
+        }
+        response
     }
 
     async fn within_time(&self, work: impl Future<Output = Result<Reply, CallError>>) -> Result<Reply, CallError> {

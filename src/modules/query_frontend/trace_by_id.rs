@@ -111,7 +111,7 @@ fn render(found: FindTraceReply, query: &TraceQuery, max_bytes: u64) -> Result<A
                 Answer::ok(query.format, query.format.encode(&message))
             }
         };
-        return Ok(Answer { truncated: !skipped_blocks.is_empty(), ..answer });
+        return Ok(answer);
     };
     split_shared_span_ids(&mut table, 0);
     let limit = usize::try_from(max_bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(usize::MAX);
@@ -126,7 +126,7 @@ fn render(found: FindTraceReply, query: &TraceQuery, max_bytes: u64) -> Result<A
             Format::Json => trace.to_json(ResourceListName::Batches),
             Format::Protobuf => trace.to_proto(),
         };
-        return Ok(Answer { truncated: !skipped_blocks.is_empty(), ..Answer::ok(query.format, body) });
+        return Ok(Answer::ok(query.format, body));
     }
     let mut reasons = Vec::new();
     let mut selection = is_too_large.then(|| SpanSelection::within_bytes(&table, 0, limit));
@@ -148,7 +148,7 @@ fn render(found: FindTraceReply, query: &TraceQuery, max_bytes: u64) -> Result<A
     }
     let trace = TraceOutput { table: &table, row: 0, selection: selection.as_ref() };
     let message = TraceMessage { trace: Some(trace), inspection, reasons };
-    Ok(Answer { truncated: !skipped_blocks.is_empty(), ..Answer::ok(query.format, query.format.encode(&message)) })
+    Ok(Answer::ok(query.format, query.format.encode(&message)))
 }
 
 fn combined(mut parts: Vec<SpanTable>) -> Option<SpanTable> {

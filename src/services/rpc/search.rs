@@ -37,15 +37,21 @@ pub struct Inspection {
     /// Requests to object storage and the bytes they brought.
     pub backend_reads: u64,
     pub backend_bytes: u64,
+    /// Jobs that were given up because their block is broken: the answer is incomplete by what it holds.
+    pub skipped_jobs: u64,
 }
 
 impl Inspection {
+    /// What a job over a broken block looked at.
+    pub const SKIPPED: Self = Self { traces: 0, spans: 0, bytes: 0, backend_reads: 0, backend_bytes: 0, skipped_jobs: 1 };
+
     pub fn add(&mut self, other: Self) {
         self.traces += other.traces;
         self.spans += other.spans;
         self.bytes += other.bytes;
         self.backend_reads += other.backend_reads;
         self.backend_bytes += other.backend_bytes;
+        self.skipped_jobs += other.skipped_jobs;
     }
 }
 
