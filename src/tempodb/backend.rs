@@ -7,6 +7,7 @@
 //!
 //! Not here: what is in the objects. Writing order and atomicity of blocks are the writer's matter.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -199,6 +200,30 @@ impl Backend {
             self.delete(key).await?;
         }
         Ok(())
+    }
+
+    /// Returns the blocks of a tenant that have objects, but no meta, and whose newest object is older than `age`: what crashed writers left.
+    pub async fn orphans(&self, tenant: &TenantId, now: Timestamp, age: SignedDuration) -> Result<Vec<BlockId>, BackendError> {
+        let folder = keys::tenant_folder(tenant);
+        let depth = folder.parts().count();
+        let mut listed = self.store.list(Some(&folder));
+        // `None`: the block has a meta.
+        let mut newest: HashMap<BlockId, Option<Timestamp>> = HashMap::new();
+        while let Some(object) = listed.next().await {
+            let object = match object {
+                Ok(object) => object,
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(cause) => return Err(store_error("list", &folder, cause)),
+            };
+            let mut parts = object.location.parts().skip(depth);
+            let (Some(block), Some(name), None) = (parts.next(), parts.next(), parts.next()) else { continue };
+            let Some(block) = BlockId::parse(block.as_ref()) else { continue };
+            let is_meta = [META_NAME, COMPACTED_META_NAME].contains(&name.as_ref());
+            let entry = newest.entry(block).or_insert(Some(Timestamp::MIN));
+            *entry = if is_meta { None } else { entry.map(|time| time.max(to_timestamp(&object))) };
+        }
+        let orphans = newest.into_iter().filter(|(_, newest)| newest.is_some_and(|newest| now.duration_since(newest) > age));
+        Ok(orphans.map(|(block, _)| block).collect())
     }
 
     /// Lists the tenants: the folders under the prefix that have a valid tenant name. Others are left out.

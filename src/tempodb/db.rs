@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use tracing::warn;
@@ -21,6 +21,7 @@ use super::block::error::BlockReadError;
 use super::block::meta::{BlockId, BlockMeta, is_preview};
 use super::block::read::{BlockReader, ReadMeter, ReadOptions};
 use super::blocklist::BlockList;
+use super::clock::timestamp;
 use super::metrics as names;
 use crate::base::clock::SharedClock;
 use crate::base::error_class::ErrorClass;
@@ -140,12 +141,18 @@ impl TempoDb {
     /// Returns the blocks of [`TempoDb::blocks`] and those compacted within the grace time: nothing is missing in them, some of it is twice.
     pub fn blocks_for_lookup(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
         let mut metas = self.blocks(tenant);
-        let now = Timestamp::from_nanosecond(i128::from(self.clock.now_unix_nanos())).unwrap_or(Timestamp::MAX);
+        let now = timestamp(&self.clock);
         let blocks = self.list.blocks(tenant);
         let recent = blocks.compacted.iter().filter(|block| now.duration_since(block.compacted_time) <= self.settings.compacted_grace);
         let recent = recent.filter(|block| !is_preview(&block.meta.format));
         metas.extend(recent.map(|block| Arc::new(block.meta.clone())));
         metas
+    }
+
+    /// Lets go of everything kept of a block, because its objects are deleted.
+    pub fn forget(&self, block: BlockId) {
+        self.readers.lock().open.remove(&block);
+        self.corrupt.lock().remove(&block);
     }
 
     /// Takes note of a failed read. A corrupt block is read anew the next time, and given up after some times.

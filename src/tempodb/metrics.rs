@@ -15,6 +15,24 @@ pub const CORRUPT_METAS: &str = "tempo_rs_tempodb_corrupt_metas_total";
 pub const CORRUPT_READS: &str = "tempo_rs_tempodb_corrupt_reads_total";
 pub const QUARANTINED_BLOCKS: &str = "tempo_rs_tempodb_quarantined_blocks_total";
 pub const OPEN_READERS: &str = "tempo_rs_tempodb_open_readers";
+pub const COMPACTION_BLOCKS: &str = "tempodb_compaction_blocks_total";
+pub const COMPACTION_OBJECTS_WRITTEN: &str = "tempodb_compaction_objects_written_total";
+pub const COMPACTION_BYTES_WRITTEN: &str = "tempodb_compaction_bytes_written_total";
+pub const COMPACTION_ERRORS: &str = "tempodb_compaction_errors_total";
+pub const COMPACTION_OBJECTS_COMBINED: &str = "tempodb_compaction_objects_combined_total";
+pub const COMPACTION_SPANS_DEDUPED: &str = "tempodb_compaction_spans_deduped_total";
+pub const COMPACTION_OUTPUT_SIZE: &str = "tempodb_compaction_output_block_size_bytes";
+/// Set by the scheduler, which knows what is outstanding.
+pub const COMPACTION_OUTSTANDING: &str = "tempodb_compaction_outstanding_blocks";
+pub const COMPACTION_OVERSIZED: &str = "tempo_rs_tempodb_compaction_oversized_traces_total";
+pub const COMPACTION_SPLIT: &str = "tempo_rs_tempodb_compaction_split_traces_total";
+pub const COMPACTION_DURATION: &str = "tempo_rs_tempodb_compaction_duration_seconds";
+pub const COMPACTION_MEMORY: &str = "tempo_rs_tempodb_compaction_peak_memory_bytes";
+pub const RETENTION_DURATION: &str = "tempodb_retention_duration_seconds";
+pub const RETENTION_ERRORS: &str = "tempodb_retention_errors_total";
+pub const RETENTION_MARKED: &str = "tempodb_retention_marked_for_deletion_total";
+pub const RETENTION_DELETED: &str = "tempodb_retention_deleted_total";
+pub const ORPHANS_DELETED: &str = "tempo_rs_tempodb_orphaned_blocks_deleted_total";
 
 /// Registers help texts, and the series that alerts need from the start.
 pub fn describe() {
@@ -33,4 +51,33 @@ pub fn describe() {
     describe_gauge!(OPEN_READERS, "Blocks whose footer is kept in memory");
     metrics::counter!(CORRUPT_READS).absolute(0);
     metrics::counter!(QUARANTINED_BLOCKS).absolute(0);
+    describe_compaction();
+    describe_retention();
+}
+
+fn describe_compaction() {
+    describe_counter!(COMPACTION_BLOCKS, "Blocks compacted, per highest level of the inputs");
+    describe_counter!(COMPACTION_OBJECTS_WRITTEN, "Traces written by compaction, per highest level of the inputs");
+    describe_counter!(COMPACTION_BYTES_WRITTEN, Unit::Bytes, "Bytes written by compaction, per highest level of the inputs");
+    describe_counter!(COMPACTION_ERRORS, "Failed compactions");
+    describe_counter!(COMPACTION_OBJECTS_COMBINED, "Traces that were in several inputs, per highest level of the inputs");
+    describe_counter!(COMPACTION_SPANS_DEDUPED, "Spans dropped by compaction because an equal one was kept, per replication factor");
+    describe_histogram!(COMPACTION_OUTPUT_SIZE, Unit::Bytes, "Size of blocks written by compaction");
+    describe_gauge!(COMPACTION_OUTSTANDING, "Blocks that the selector would compact now, per tenant");
+    describe_counter!(COMPACTION_OVERSIZED, "Traces above the tenant's limit that were kept whole, per tenant");
+    describe_counter!(COMPACTION_SPLIT, "Traces kept in several blocks because joining them would take too much memory, per tenant");
+    describe_histogram!(COMPACTION_DURATION, Unit::Seconds, "Duration of compactions");
+    describe_histogram!(COMPACTION_MEMORY, Unit::Bytes, "Most memory that a compaction held in its buffers and tables");
+    metrics::counter!(COMPACTION_ERRORS).absolute(0);
+}
+
+fn describe_retention() {
+    describe_histogram!(RETENTION_DURATION, Unit::Seconds, "Duration of a retention run over one tenant");
+    describe_counter!(RETENTION_ERRORS, "Blocks that could not be marked or deleted");
+    describe_counter!(RETENTION_MARKED, "Blocks marked compacted because of their age");
+    describe_counter!(RETENTION_DELETED, "Blocks deleted");
+    describe_counter!(ORPHANS_DELETED, "Blocks deleted that never became visible");
+    for name in [RETENTION_ERRORS, RETENTION_MARKED, RETENTION_DELETED] {
+        metrics::counter!(name).absolute(0);
+    }
 }

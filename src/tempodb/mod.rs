@@ -3,9 +3,12 @@
 pub mod backend;
 pub mod block;
 pub mod blocklist;
+mod clock;
+pub mod compaction;
 pub mod config;
 pub mod db;
 pub mod keys;
 pub mod metrics;
 pub mod poller;
+pub mod retention;
 pub mod tenant_index;
