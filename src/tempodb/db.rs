@@ -20,10 +20,13 @@ use super::block::dictionary_cache::DictionaryCache;
 use super::block::error::BlockReadError;
 use super::block::meta::{BlockId, BlockMeta, is_preview};
 use super::block::read::{BlockReader, ReadMeter, ReadOptions};
+use super::block::write::{BlockWriter, NewBlock, WriteError};
 use super::blocklist::BlockList;
+use super::cache::{BlockCacheSettings, BlockCaches, Caches};
 use super::clock::timestamp;
 use super::metrics as names;
 use crate::base::clock::SharedClock;
+use crate::base::cpu_pool::CpuPool;
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
 
@@ -43,6 +46,9 @@ pub struct DbSettings {
     pub verify_checksums: bool,
     /// Compacted blocks are still asked for this long, because others may not know their successor yet: twice the poll interval.
     pub compacted_grace: SignedDuration,
+    /// Caches of block objects, and what is worth keeping there.
+    pub caches: Caches,
+    pub cached: BlockCacheSettings,
 }
 
 impl Default for DbSettings {
@@ -52,6 +58,8 @@ impl Default for DbSettings {
             dictionary_cache_bytes: 64 << 20,
             verify_checksums: true,
             compacted_grace: SignedDuration::from_mins(10),
+            caches: Caches::default(),
+            cached: BlockCacheSettings::default(),
         }
     }
 }
@@ -103,12 +111,19 @@ impl TempoDb {
     pub fn new(backend: Backend, list: Arc<BlockList>, settings: DbSettings, clock: SharedClock) -> Self {
         names::describe();
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
-        let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries };
+        let caches = Arc::new(BlockCaches::new(settings.caches.clone(), settings.cached.clone(), Arc::clone(&clock)));
+        let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries, caches };
         Self { backend, list, settings, options, clock, readers: Mutex::default(), corrupt: Mutex::default() }
     }
 
     pub fn backend(&self) -> &Backend {
         &self.backend
+    }
+
+    /// Begins a block in this database's object storage; its bloom filter and index are cached when it is done.
+    pub async fn create_block(&self, cpu: CpuPool, block: NewBlock) -> Result<BlockWriter, WriteError> {
+        let writer = BlockWriter::create(Arc::clone(self.backend.store()), cpu, block).await?;
+        Ok(writer.cached_in(Arc::clone(&self.options.caches)))
     }
 
     pub fn block_list(&self) -> &Arc<BlockList> {
@@ -132,7 +147,12 @@ impl TempoDb {
         if let Some(reader) = self.readers.lock().get(meta.block_id) {
             return Ok(reader);
         }
-        let opened = BlockReader::open(&self.backend, tenant, Arc::clone(meta), self.options.clone(), meter).await;
+        let mut options = self.options.clone();
+        if self.corrupt.lock().contains_key(&meta.block_id) {
+            // The damage may be in a cache.
+            options.caches = Arc::default();
+        }
+        let opened = BlockReader::open(&self.backend, tenant, Arc::clone(meta), options, meter).await;
         let reader = opened.map(Arc::new).map_err(|error| self.failure(tenant, meta.block_id, error))?;
         self.readers.lock().put(meta.block_id, &reader, self.settings.max_open_readers);
         Ok(reader)

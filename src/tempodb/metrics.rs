@@ -14,6 +14,9 @@ pub const FOREIGN_OBJECTS: &str = "tempo_rs_tempodb_foreign_objects";
 pub const CORRUPT_METAS: &str = "tempo_rs_tempodb_corrupt_metas_total";
 pub const CORRUPT_READS: &str = "tempo_rs_tempodb_corrupt_reads_total";
 pub const QUARANTINED_BLOCKS: &str = "tempo_rs_tempodb_quarantined_blocks_total";
+pub const CACHE_REQUESTS: &str = "tempodb_cache_requests_total";
+pub const CACHE_REQUEST_BYTES: &str = "tempodb_cache_request_bytes_total";
+pub const CACHE_STORE_SIZE: &str = "tempodb_cache_store_size_bytes";
 pub const OPEN_READERS: &str = "tempo_rs_tempodb_open_readers";
 pub const COMPACTION_BLOCKS: &str = "tempodb_compaction_blocks_total";
 pub const COMPACTION_OBJECTS_WRITTEN: &str = "tempodb_compaction_objects_written_total";
@@ -48,6 +51,13 @@ pub fn describe() {
     describe_counter!(CORRUPT_METAS, "Block metas that could not be read and whose block was left out, per tenant");
     describe_counter!(CORRUPT_READS, "Reads that found a block corrupt, per tenant");
     describe_counter!(QUARANTINED_BLOCKS, "Blocks found corrupt so often that they are not read any more, per tenant");
+    describe_counter!(CACHE_REQUESTS, "Keys asked of caches, by role and outcome (hit, miss)");
+    describe_counter!(
+        CACHE_REQUEST_BYTES,
+        Unit::Bytes,
+        "Bytes that caches had (hit), and that object storage brought instead (miss), by role"
+    );
+    describe_histogram!(CACHE_STORE_SIZE, Unit::Bytes, "Size of values handed to caches, by role");
     describe_gauge!(OPEN_READERS, "Blocks whose footer is kept in memory");
     metrics::counter!(CORRUPT_READS).absolute(0);
     metrics::counter!(QUARANTINED_BLOCKS).absolute(0);

@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod block;
 pub mod blocklist;
+pub mod cache;
 mod clock;
 pub mod compaction;
 pub mod config;

@@ -14,7 +14,7 @@ use crate::model::combine::Piece;
 use crate::model::ids::{TenantId, TraceId};
 use crate::services::ingest_log::{LogError, Offset, PartitionId};
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
-use crate::tempodb::block::write::{BlockWriter, NewBlock, WriteError};
+use crate::tempodb::block::write::{NewBlock, WriteError};
 
 /// First pause between attempts to write a block; doubles up to [`LONGEST_RETRY_PAUSE`].
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -250,7 +250,7 @@ impl LiveStore {
         cut: &Arc<CutTraces>,
         order: Arc<Vec<(TraceId, Piece)>>,
     ) -> Result<BlockMeta, WriteError> {
-        let mut writer = BlockWriter::create(Arc::clone(self.db.backend().store()), self.cpu.clone(), block).await?;
+        let mut writer = self.db.create_block(self.cpu.clone(), block).await?;
         let mut done = 0;
         while done < order.len() {
             let (source, rows) = (Arc::clone(cut), Arc::clone(&order));

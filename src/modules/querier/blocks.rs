@@ -301,7 +301,7 @@ fn groups(reader: &BlockReader, row_groups: Range<usize>) -> Range<usize> {
 
 fn inspection(meter: &ReadMeter) -> Inspection {
     let cost = meter.cost();
-    Inspection { bytes: cost.bytes, backend_reads: cost.requests, backend_bytes: cost.bytes, ..Inspection::default() }
+    Inspection { bytes: meter.inspected_bytes(), backend_reads: cost.requests, backend_bytes: cost.bytes, ..Inspection::default() }
 }
 
 fn observe(operation: &'static str, tenant: &TenantId, started: Instant) {

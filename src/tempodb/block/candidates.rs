@@ -56,7 +56,7 @@ impl BlockReader {
         let starts = locations.pages.iter().map(|(_, row)| *row);
         let ends = locations.pages.iter().skip(1).map(|(_, row)| *row).chain([self.rows(group)]);
         let rows: Vec<_> = starts.zip(ends).map(|(start, end)| start..end).collect();
-        let pages = rows.into_iter().zip(self.read(&ranges, meter).await?).collect();
+        let pages = rows.into_iter().zip(self.read(ranges, meter).await?).collect();
         let verify = self.options().verify_checksums;
         Ok(Some(Candidates { file: Arc::clone(file), group, leaf: leaf.clone(), dictionary, pages, verify }))
     }

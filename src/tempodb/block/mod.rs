@@ -17,6 +17,7 @@ mod decode;
 pub mod dictionary_cache;
 pub mod error;
 mod file;
+mod objects;
 pub mod projection;
 pub mod prune;
 pub mod candidates;

@@ -127,7 +127,7 @@ impl BlockReader {
                 ranges.push(range);
             }
         }
-        let buffers = if ranges.is_empty() { Vec::new() } else { self.read(&ranges, meter).await? };
+        let buffers = if ranges.is_empty() { Vec::new() } else { self.read(ranges, meter).await? };
         Ok(StringProbe {
             block: self.meta().block_id,
             group,

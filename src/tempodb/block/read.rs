@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use object_store::path::Path;
 use tokio::sync::OnceCell;
 
 use super::assemble::{self, Assembler, Fetched, LeafPages};
@@ -22,15 +21,16 @@ use super::decode::strings::Dictionary;
 use super::dictionary_cache::DictionaryCache;
 use super::error::BlockReadError;
 use super::file::{BlockFile, FileLeaf, GroupIndex, TAIL_BYTES};
-use super::index::{INDEX_NAME, RowGroupIndex};
+use super::index::RowGroupIndex;
 use super::meta::{BlockMeta, BlockVersion};
+use super::objects::BlockObjects;
 use super::projection::Projection;
 use super::schema::{Column, Level};
 use super::selection::RowSelection;
 use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::SpanTable;
 use crate::tempodb::backend::{Backend, ReadCost};
-use crate::tempodb::keys::{self, DATA_NAME};
+use crate::tempodb::cache::{BlockCaches, CacheRole};
 
 /// Footers beyond this are refused: they have some 150 bytes a column and row group.
 const MAX_FOOTER_BYTES: u64 = 64 << 20;
@@ -40,6 +40,7 @@ const MAX_FOOTER_BYTES: u64 = 64 << 20;
 pub struct ReadMeter {
     requests: AtomicU64,
     bytes: AtomicU64,
+    cached_bytes: AtomicU64,
 }
 
 impl ReadMeter {
@@ -48,9 +49,19 @@ impl ReadMeter {
         self.bytes.fetch_add(cost.bytes, Ordering::Relaxed);
     }
 
-    /// Requests sent, and bytes of `data.parquet` requested ("inspected bytes").
+    /// Adds bytes of `data.parquet` that a cache had.
+    pub fn add_cached(&self, bytes: u64) {
+        self.cached_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Requests sent to object storage, and bytes of `data.parquet` that they brought.
     pub fn cost(&self) -> ReadCost {
         ReadCost { requests: self.requests.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+
+    /// Bytes of `data.parquet` that were looked at, wherever they came from.
+    pub fn inspected_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed) + self.cached_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -61,21 +72,20 @@ pub struct ReadOptions {
     pub verify_checksums: bool,
     /// Shared by all readers.
     pub dictionaries: Arc<DictionaryCache>,
+    pub caches: Arc<BlockCaches>,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { verify_checksums: true, dictionaries: Arc::new(DictionaryCache::new(0)) }
+        Self { verify_checksums: true, dictionaries: Arc::new(DictionaryCache::new(0)), caches: Arc::default() }
     }
 }
 
 /// An open vParquet5 block: its footer, and page indexes as they are needed.
 #[derive(Debug)]
 pub struct BlockReader {
-    backend: Backend,
-    tenant: TenantId,
+    objects: BlockObjects,
     meta: Arc<BlockMeta>,
-    key: Path,
     file: Arc<BlockFile>,
     options: ReadOptions,
     group_indexes: Vec<OnceCell<GroupIndex>>,
@@ -96,12 +106,12 @@ impl BlockReader {
             BlockVersion::VParquet5 => {}
             version @ (BlockVersion::VParquet3 | BlockVersion::VParquet4) => return Err(BlockReadError::UnsupportedVersion(version)),
         }
-        let key = keys::block_object(tenant, meta.block_id, DATA_NAME);
-        let size = if meta.size_bytes == 0 { backend.head(&key).await?.size_bytes } else { meta.size_bytes };
+        let objects = BlockObjects::new(backend, Arc::clone(&options.caches), tenant, meta.block_id);
+        let size = if meta.size_bytes == 0 { objects.data_size().await? } else { meta.size_bytes };
         let behind = size.checked_sub(TAIL_BYTES).ok_or(BlockReadError::Layout("the file is shorter than a footer"))?;
         let mut footer_size = u64::from(meta.footer_size_bytes);
         if footer_size == 0 {
-            let tail = read_one(backend, &key, behind..size, meter).await?;
+            let tail = read_footer(&objects, behind..size, meter).await?;
             let (length, magic) = tail.split_at_checked(4).ok_or(BlockReadError::Layout("the file is shorter than a footer"))?;
             if magic != b"PAR1" {
                 return Err(BlockReadError::Layout("the file does not end like a Parquet file"));
@@ -110,10 +120,10 @@ impl BlockReader {
         }
         let start = behind.checked_sub(footer_size).filter(|_| footer_size <= MAX_FOOTER_BYTES);
         let start = start.ok_or(BlockReadError::Layout("the footer does not fit into the file"))?;
-        let footer = read_one(backend, &key, start..behind, meter).await?;
+        let footer = read_footer(&objects, start..behind, meter).await?;
         let file = Arc::new(BlockFile::parse(&footer, size, &meta.dedicated_columns)?);
         let group_indexes = (0..file.row_groups()).map(|_| OnceCell::new()).collect();
-        Ok(Self { backend: backend.clone(), tenant: tenant.clone(), meta, key, file, options, group_indexes, index: OnceCell::new() })
+        Ok(Self { objects, meta, file, options, group_indexes, index: OnceCell::new() })
     }
 
     pub fn meta(&self) -> &Arc<BlockMeta> {
@@ -173,20 +183,16 @@ impl BlockReader {
 
     async fn bloom_may_contain(&self, id: TraceId) -> Result<bool, BlockReadError> {
         let shard = bloom::shard_of(id, self.meta.bloom_shards);
-        let key = keys::block_object(&self.tenant, self.meta.block_id, &keys::bloom_name(shard));
-        let bytes = self.backend.read(&key).await.map_err(|cause| BlockReadError::Bloom { shard, cause })?;
+        let bytes = self.objects.bloom(&self.meta, shard).await.map_err(|cause| BlockReadError::Bloom { shard, cause })?;
         let bloom = BloomShard::decode(&bytes).map_err(|cause| BlockReadError::CorruptBloom { shard, cause })?;
         Ok(bloom.may_contain(id))
     }
 
     async fn index(&self) -> Result<Option<&RowGroupIndex>, BlockReadError> {
-        let index = self.index.get_or_try_init(async || {
-            let key = keys::block_object(&self.tenant, self.meta.block_id, INDEX_NAME);
-            match self.backend.read(&key).await {
-                Ok(bytes) => RowGroupIndex::from_json(&bytes).map(Some).map_err(BlockReadError::CorruptIndex),
-                Err(error) if error.is_not_found() => Ok(None),
-                Err(error) => Err(error.into()),
-            }
+        let index = self.index.get_or_try_init(async || match self.objects.index().await {
+            Ok(bytes) => RowGroupIndex::from_json(&bytes).map(Some).map_err(BlockReadError::CorruptIndex),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
         });
         Ok(index.await?.as_ref())
     }
@@ -217,11 +223,12 @@ impl BlockReader {
     pub(super) async fn group_index(&self, group: usize, meter: &ReadMeter) -> Result<&GroupIndex, BlockReadError> {
         let cell = self.group_indexes.get(group).ok_or(BlockReadError::Layout("row group beyond the last"))?;
         cell.get_or_try_init(async || {
-            let ranges = [self.file.offset_index_range(group)?, self.file.trace_id_index_range(group)?];
-            let (buffers, cost) = self.backend.read_ranges(&self.key, &ranges).await?;
-            meter.add(cost);
+            let (offsets, trace_ids) = (self.file.offset_index_range(group)?, self.file.trace_id_index_range(group)?);
+            let starts = (offsets.start, trace_ids.start);
+            let wanted = [(CacheRole::ParquetOffsetIndex, offsets), (CacheRole::ParquetColumnIndex, trace_ids)];
+            let buffers = self.objects.ranges(&wanted, meter).await?;
             let [offsets, trace_ids] = <[Bytes; 2]>::try_from(buffers).map_err(|_| BlockReadError::Layout("page index"))?;
-            self.file.parse_group_index(group, (ranges[0].start, offsets), (ranges[1].start, trace_ids))
+            self.file.parse_group_index(group, (starts.0, offsets), (starts.1, trace_ids))
         })
         .await
     }
@@ -314,8 +321,7 @@ impl BlockReader {
                 fetched.dictionaries.insert(leaf.index, dictionary);
             }
         }
-        let (buffers, cost) = self.backend.read_ranges(&self.key, &ranges).await?;
-        meter.add(cost);
+        let buffers = self.read(ranges, meter).await?;
         for ((leaf, first_row, is_whole), bytes) in owners.into_iter().zip(buffers) {
             if let Some(pages) = fetched.pages.get_mut(&leaf) {
                 pages.pages.push(Pages { first_row, bytes });
@@ -333,11 +339,10 @@ impl BlockReader {
         &self.options
     }
 
-    /// Reads ranges of `data.parquet`.
-    pub(super) async fn read(&self, ranges: &[Range<u64>], meter: &ReadMeter) -> Result<Vec<Bytes>, BlockReadError> {
-        let (buffers, cost) = self.backend.read_ranges(&self.key, ranges).await?;
-        meter.add(cost);
-        Ok(buffers)
+    /// Reads dictionaries, pages and chunks of `data.parquet`.
+    pub(super) async fn read(&self, ranges: Vec<Range<u64>>, meter: &ReadMeter) -> Result<Vec<Bytes>, BlockReadError> {
+        let wanted: Vec<_> = ranges.into_iter().map(|range| (CacheRole::ParquetPage, range)).collect();
+        Ok(self.objects.ranges(&wanted, meter).await?)
     }
 
     pub(super) fn has_cached_dictionary(&self, group: usize, leaf: &FileLeaf) -> bool {
@@ -349,9 +354,8 @@ impl BlockReader {
     }
 }
 
-async fn read_one(backend: &Backend, key: &Path, range: Range<u64>, meter: &ReadMeter) -> Result<Bytes, BlockReadError> {
-    let (buffers, cost) = backend.read_ranges(key, &[range]).await?;
-    meter.add(cost);
+async fn read_footer(objects: &BlockObjects, range: Range<u64>, meter: &ReadMeter) -> Result<Bytes, BlockReadError> {
+    let buffers = objects.ranges(&[(CacheRole::ParquetFooter, range)], meter).await?;
     Ok(buffers.into_iter().next().unwrap_or_default())
 }
 

@@ -27,6 +27,7 @@ use super::schema::BlockSchema;
 use crate::base::cpu_pool::{CpuPool, CpuPoolError};
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
+use crate::tempodb::cache::BlockCaches;
 use crate::tempodb::keys::{DATA_NAME, NO_COMPACT_NAME, block_object, bloom_name};
 
 /// Upload parts in flight; full: the writer waits.
@@ -271,6 +272,7 @@ pub struct BlockWriter {
     /// Gone while a job has it, and after a failure.
     encoder: Option<BlockEncoder<Vec<u8>>>,
     upload: WriteMultipart,
+    caches: Arc<BlockCaches>,
 }
 
 impl BlockWriter {
@@ -280,7 +282,12 @@ impl BlockWriter {
         let encoder = Some(BlockEncoder::new(block, Vec::new())?);
         let data = block_object(&tenant, id, DATA_NAME);
         let upload = store.put_multipart(&data).await.map_err(|cause| store_error(DATA_NAME, id, cause))?;
-        Ok(Self { store, cpu, tenant, id, compaction, encoder, upload: WriteMultipart::new(upload) })
+        Ok(Self { store, cpu, tenant, id, compaction, encoder, upload: WriteMultipart::new(upload), caches: Arc::default() })
+    }
+
+    /// Keeps bloom filter and index in `caches` once they are written.
+    pub fn cached_in(self, caches: Arc<BlockCaches>) -> Self {
+        Self { caches, ..self }
     }
 
     /// Appends `table` as one row group; waits while the store is slower than the encoder.
@@ -308,7 +315,7 @@ impl BlockWriter {
             }
         };
         self.put(rest).await?;
-        let Self { store, tenant, id, upload, compaction, .. } = self;
+        let Self { store, tenant, id, upload, compaction, caches, .. } = self;
         upload.finish().await.map_err(|cause| store_error(DATA_NAME, id, cause))?;
         let mut objects = Vec::new();
         if compaction == CompactionFlag::Held {
@@ -318,8 +325,10 @@ impl BlockWriter {
         objects.push((INDEX_NAME.to_owned(), finished.index));
         objects.push((META_NAME.to_owned(), finished.meta.to_json()));
         for (name, bytes) in objects {
-            let put = store.put(&block_object(&tenant, id, &name), PutPayload::from(bytes)).await;
+            let bytes = Bytes::from(bytes);
+            let put = store.put(&block_object(&tenant, id, &name), PutPayload::from(bytes.clone())).await;
             put.map_err(|cause| store_error(&name, id, cause))?;
+            caches.put_written(&tenant, &finished.meta, &name, &bytes);
         }
         Ok(finished.meta)
     }
