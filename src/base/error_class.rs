@@ -8,6 +8,10 @@ pub enum ErrorClass {
     Unauthenticated,
     Forbidden,
     NotFound,
+    /// Something of the same name or purpose is there already.
+    AlreadyExists,
+    /// The state of the system or the tenant's settings forbid it; only changing them helps.
+    FailedPrecondition,
     /// A limit of the tenant is reached; retry later.
     TooManyRequests,
     /// This process has no room now; retry elsewhere or later.
@@ -30,6 +34,8 @@ impl ErrorClass {
             | Self::Unauthenticated
             | Self::Forbidden
             | Self::NotFound
+            | Self::AlreadyExists
+            | Self::FailedPrecondition
             | Self::Cancelled
             | Self::Unsupported
             | Self::Internal => false,

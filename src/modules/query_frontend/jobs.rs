@@ -178,6 +178,8 @@ fn is_retried(class: ErrorClass) -> bool {
         | ErrorClass::Unauthenticated
         | ErrorClass::Forbidden
         | ErrorClass::NotFound
+        | ErrorClass::AlreadyExists
+        | ErrorClass::FailedPrecondition
         | ErrorClass::TooManyRequests
         | ErrorClass::Overloaded
         | ErrorClass::Cancelled
@@ -189,6 +191,8 @@ fn adjusted(error: CallError) -> CallError {
     match error.class {
         ErrorClass::Invalid | ErrorClass::Unauthenticated | ErrorClass::Forbidden => CallError::internal(error.message),
         ErrorClass::NotFound
+        | ErrorClass::AlreadyExists
+        | ErrorClass::FailedPrecondition
         | ErrorClass::TooManyRequests
         | ErrorClass::Overloaded
         | ErrorClass::Unavailable

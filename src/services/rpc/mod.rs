@@ -4,6 +4,7 @@
 //! ([`message`], [`trace_output`]).
 
 pub mod any_value;
+pub mod backend_scheduler;
 pub mod block_list;
 pub mod message;
 pub mod proto;

@@ -15,6 +15,8 @@ pub fn http_status(class: ErrorClass) -> StatusCode {
         ErrorClass::Unauthenticated => StatusCode::UNAUTHORIZED,
         ErrorClass::Forbidden => StatusCode::FORBIDDEN,
         ErrorClass::NotFound => StatusCode::NOT_FOUND,
+        ErrorClass::AlreadyExists => StatusCode::CONFLICT,
+        ErrorClass::FailedPrecondition => StatusCode::PRECONDITION_FAILED,
         ErrorClass::TooManyRequests | ErrorClass::Overloaded => StatusCode::TOO_MANY_REQUESTS,
         ErrorClass::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorClass::TimedOut => StatusCode::GATEWAY_TIMEOUT,
@@ -31,12 +33,32 @@ pub fn grpc_code(class: ErrorClass) -> Code {
         ErrorClass::Unauthenticated => Code::Unauthenticated,
         ErrorClass::Forbidden => Code::PermissionDenied,
         ErrorClass::NotFound => Code::NotFound,
+        ErrorClass::AlreadyExists => Code::AlreadyExists,
+        ErrorClass::FailedPrecondition => Code::FailedPrecondition,
         ErrorClass::TooManyRequests | ErrorClass::Overloaded => Code::ResourceExhausted,
         ErrorClass::Unavailable => Code::Unavailable,
         ErrorClass::TimedOut => Code::DeadlineExceeded,
         ErrorClass::Cancelled => Code::Cancelled,
         ErrorClass::Unsupported => Code::Unimplemented,
         ErrorClass::Internal => Code::Internal,
+    }
+}
+
+/// Returns the class of a status that another process answered with.
+pub fn class_of(code: Code) -> ErrorClass {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => ErrorClass::Invalid,
+        Code::Unauthenticated => ErrorClass::Unauthenticated,
+        Code::PermissionDenied => ErrorClass::Forbidden,
+        Code::NotFound => ErrorClass::NotFound,
+        Code::AlreadyExists => ErrorClass::AlreadyExists,
+        Code::FailedPrecondition => ErrorClass::FailedPrecondition,
+        Code::ResourceExhausted => ErrorClass::Overloaded,
+        Code::Unavailable | Code::Aborted => ErrorClass::Unavailable,
+        Code::DeadlineExceeded => ErrorClass::TimedOut,
+        Code::Cancelled => ErrorClass::Cancelled,
+        Code::Unimplemented => ErrorClass::Unsupported,
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => ErrorClass::Internal,
     }
 }
 
