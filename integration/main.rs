@@ -12,6 +12,7 @@ mod process;
 mod wait;
 
 mod corrupt_blocks;
+mod compaction;
 mod crashes;
 mod disk_full;
 mod exclusive;

@@ -30,6 +30,14 @@ pub(crate) struct Wishes {
     pub(crate) segment_bytes: u64,
     /// Rate and burst of each tenant.
     pub(crate) rate_limit_bytes: u64,
+    /// Merge and delete blocks at once instead of leaving them as they are.
+    pub(crate) compaction: bool,
+    /// What the process runs.
+    pub(crate) target: &'static str,
+    /// Where the backend scheduler is when it is another process.
+    pub(crate) scheduler_address: String,
+    /// Limits of single tenants, as a runtime file.
+    pub(crate) tenant_limits: String,
 }
 
 /// Directories, ports and configuration file of one process.
@@ -48,13 +56,23 @@ impl Place {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Wishes)) -> Self {
-        let mut wishes =
-            Wishes { multitenancy: false, data: None, eager_blocks: false, segment_bytes: 64 << 20, rate_limit_bytes: 10_000_000_000 };
+        let mut wishes = Wishes {
+            multitenancy: false,
+            data: None,
+            eager_blocks: false,
+            segment_bytes: 64 << 20,
+            rate_limit_bytes: 10_000_000_000,
+            compaction: false,
+            target: "all",
+            scheduler_address: String::new(),
+            tenant_limits: "overrides: {}".to_owned(),
+        };
         change(&mut wishes);
         let folder = tempfile::Builder::new().prefix("tempo-rs-").tempdir().unwrap();
         let data = wishes.data.clone().unwrap_or_else(|| folder.path().to_owned());
         let place = Self { data, folder, http: free_port(), grpc: free_port(), otlp_http: free_port(), otlp_grpc: free_port() };
         fs::write(place.config_file(), place.config(&wishes)).unwrap();
+        fs::write(place.tenant_limits_file(), &wishes.tenant_limits).unwrap();
         place
     }
 
@@ -72,7 +90,8 @@ impl Place {
             "{flush_check_period: 100ms, max_trace_idle: 10m, max_trace_live: 10m, max_block_duration: 10m"
         };
         format!(
-            "multitenancy_enabled: {multitenancy}
+            "target: {target}
+multitenancy_enabled: {multitenancy}
 server: {{http_listen_address: 127.0.0.1, http_listen_port: {http}, grpc_listen_address: 127.0.0.1, grpc_listen_port: {grpc}}}
 distributor:
   receivers:
@@ -88,7 +107,27 @@ overrides:
   defaults:
     ingestion: {{rate_limit_bytes: {rate_limit_bytes}, burst_size_bytes: {rate_limit_bytes}}}
     global: {{max_bytes_per_trace: 0}}
+    compaction: {{compaction_disabled: {compaction_disabled}}}
+  per_tenant_override_config: {tenant_limits:?}
+backend_scheduler:
+  local_work_path: {work:?}
+  maintenance_interval: 200ms
+  backend_flush_interval: 300ms
+  job_timeout: 1s
+  provider:
+    compaction: {{measure_interval: 200ms, min_cycle_interval: 100ms}}
+    retention: {{interval: 300ms}}
+    redaction: {{poll_interval: 100ms, rescan_delay: 1s}}
+    maintenance: {{interval: 1s}}
+backend_worker:
+  backend_scheduler_addr: '{scheduler_address}'
+  compaction: {{compacted_block_retention: 3s}}
 ",
+            target = wishes.target,
+            compaction_disabled = !wishes.compaction,
+            tenant_limits = self.tenant_limits_file(),
+            work = self.work_dir(),
+            scheduler_address = wishes.scheduler_address,
             multitenancy = wishes.multitenancy,
             segment_bytes = wishes.segment_bytes,
             rate_limit_bytes = wishes.rate_limit_bytes,
@@ -99,6 +138,15 @@ overrides:
 
     pub(crate) fn config_file(&self) -> PathBuf {
         self.folder.path().join("tempo.yaml")
+    }
+
+    fn tenant_limits_file(&self) -> PathBuf {
+        self.folder.path().join("limits.yaml")
+    }
+
+    /// Directory of the backend scheduler.
+    pub(crate) fn work_dir(&self) -> PathBuf {
+        self.data.join("work")
     }
 
     /// Directory of the ingest log.

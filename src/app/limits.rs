@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use crate::base::yaml::node::Node;
 use crate::model::ids::TenantId;
+use crate::modules::backend_scheduler::{RulesOf, TenantRules};
+use crate::modules::backend_worker::storage::{LimitsOf as WorkerLimitsOf, TenantLimits as WorkerLimits};
 use crate::modules::distributor::limits::{IngestionLimits, TenantLimits};
 use crate::modules::query_frontend::limits::{LimitsOf, QueryLimits};
 use crate::services::overrides::Overrides;
 use crate::services::overrides::limits::Limits;
+use crate::tempodb::block::dedicated::DedicatedColumn;
 
 /// The limits of intake, as overrides have them now.
 pub(super) struct IngestionLimitsOf(pub(super) Arc<Overrides>);
@@ -32,6 +35,37 @@ pub(super) fn query_limits(overrides: Arc<Overrides>) -> LimitsOf {
             max_condition_groups_per_tag_query: read.max_condition_groups_per_tag_query,
             max_blocks_per_tag_values_query: read.max_blocks_per_tag_values_query,
             left_pad_trace_ids: read.left_pad_trace_ids,
+        }
+    })
+}
+
+/// What the backend scheduler asks of overrides. `columns`: those that a tenant's blocks are written with.
+pub(super) fn scheduler_rules(
+    overrides: Arc<Overrides>,
+    columns: impl Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync + 'static,
+) -> RulesOf {
+    Arc::new(move |tenant| {
+        let limits = overrides.for_tenant(tenant);
+        TenantRules {
+            compaction_disabled: limits.compaction.compaction_disabled,
+            compaction_window: limits.compaction.compaction_window.positive(),
+            dedicated_columns: columns(tenant),
+        }
+    })
+}
+
+/// What the backend worker asks of overrides.
+pub(super) fn worker_limits(
+    overrides: Arc<Overrides>,
+    columns: impl Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync + 'static,
+) -> WorkerLimitsOf {
+    Arc::new(move |tenant| {
+        let limits = overrides.for_tenant(tenant);
+        WorkerLimits {
+            compaction_disabled: limits.compaction.compaction_disabled,
+            block_retention: limits.compaction.block_retention.positive(),
+            max_bytes_per_trace: usize::try_from(limits.global.max_bytes_per_trace).unwrap_or(usize::MAX),
+            dedicated_columns: columns(tenant),
         }
     })
 }

@@ -26,7 +26,6 @@ use axum::Router;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tracing::{error, info, warn};
 
@@ -37,7 +36,7 @@ use self::ops::Ops;
 use self::server::{Listeners, REQUEST_DURATION, Server};
 use crate::base::clock::SystemClock;
 use crate::base::cpu_pool::CpuPool;
-use crate::modules::distributor;
+use crate::modules::{backend_scheduler, distributor};
 
 /// Buckets of request durations, as dashboards expect them (http-api §1).
 const REQUEST_BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
@@ -139,7 +138,9 @@ async fn run_modules(loaded: Loaded, metrics: PrometheusHandle) -> anyhow::Resul
         "" => http,
         prefix => Router::new().nest(prefix, http),
     };
-    let grpc = Routes::new(HealthServer::new(health::HealthService(Arc::clone(&ops))));
+    let grpc = &mut context.grpc;
+    grpc.add_service(HealthServer::new(health::HealthService(Arc::clone(&ops))));
+    let grpc = std::mem::take(grpc).routes();
     let server = Server::new(&config.server, listeners, http, grpc)?;
     if let Some(module) = services.iter_mut().find(|module| module.name == "server") {
         module.service = Box::new(server);
@@ -189,7 +190,7 @@ fn make_ops(context: &mut Context, states: States, metrics: PrometheusHandle) ->
 fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new().set_buckets(&OTHER_BUCKETS)?;
     let own = [(REQUEST_DURATION, &REQUEST_BUCKETS[..])];
-    for (name, buckets) in own.iter().chain(distributor::metrics::BUCKETS) {
+    for (name, buckets) in own.iter().chain(distributor::metrics::BUCKETS).chain(backend_scheduler::metrics::BUCKETS) {
         builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
     }
     let recorder = builder.build_recorder();

@@ -6,16 +6,23 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use axum::Router;
 use futures::future::BoxFuture;
+use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
 use tracing::warn;
 
 use super::config::Loaded;
 use super::graph::Node;
 use super::lifecycle::{Idle, Service};
-use super::limits::{IngestionLimitsOf, query_limits};
+use super::limits::{IngestionLimitsOf, query_limits, scheduler_rules, worker_limits};
 use super::ops::ReadyCheck;
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
+use crate::base::hostname::hostname;
+use crate::model::ids::TenantId;
+use crate::modules::backend_scheduler::{self, BackendScheduler};
+use crate::modules::backend_worker::storage::{Storage, WriteSettings};
+use crate::modules::backend_worker::{self, BackendWorker};
 use crate::modules::distributor::options::DistributorOptions;
 use crate::modules::distributor::{BoundDistributor, Distributor};
 use crate::modules::live_store::{self, LiveStore, NewBlockSettings};
@@ -25,15 +32,20 @@ use crate::modules::query_frontend::{self, QueryFrontend};
 use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::services::ingest_log::{IngestLog, SharedIngestLog};
 use crate::services::overrides::Overrides;
+use crate::services::rpc::backend_scheduler::BackendSchedulerPort;
+use crate::services::rpc::backend_scheduler::grpc::{RemoteScheduler, SchedulerService};
 use crate::services::rpc::querier::QuerierPort;
 use crate::services::rpc::span_reader::SpanReaderPort;
 use crate::tempodb::backend::Backend;
 use crate::tempodb::block::bloom::BloomParams;
 use crate::tempodb::block::dedicated::{DedicatedColumn, DedicatedKind, DedicatedScope};
+use crate::tempodb::block::meta::BlockVersion;
 use crate::tempodb::blocklist::BlockList;
+use crate::tempodb::compaction::Compactor;
 use crate::tempodb::config::DedicatedColumnConfig;
 use crate::tempodb::db::{DbSettings, TempoDb};
 use crate::tempodb::poller::{OwnsAll, Poller, PollerSettings};
+use crate::tempodb::retention::RetentionSettings;
 
 /// A row of the table: what the graph needs to know, and how the module is built once everything it needs is.
 pub(super) struct Module {
@@ -58,7 +70,11 @@ pub(super) const MODULES: &[Module] = &[
     module("distributor", &["overrides", "ingest-log"], &[], |context| Box::pin(build_distributor(context))),
     module("querier", &["overrides", "store"], &["live-store"], |context| Box::pin(build_querier(context))),
     module("query-frontend", &["overrides", "store", "querier"], &[], |context| Box::pin(build_query_frontend(context))),
-    module("all", &["live-store", "distributor", "querier", "query-frontend"], &[], |_| Box::pin(nothing())),
+    module("backend-scheduler", &["overrides", "store"], &[], |context| Box::pin(build_backend_scheduler(context))),
+    module("backend-worker", &["overrides", "store"], &["backend-scheduler"], |context| Box::pin(build_backend_worker(context))),
+    module("all", &["live-store", "distributor", "querier", "query-frontend", "backend-scheduler", "backend-worker"], &[], |_| {
+        Box::pin(nothing())
+    }),
 ];
 
 /// Targets that are known but not built, so that they get a better answer than "unrecognised".
@@ -74,12 +90,15 @@ pub(super) struct Context {
     /// Routes of the HTTP server, and their paths.
     pub(super) http: Router,
     pub(super) endpoints: Vec<String>,
+    /// Services of the gRPC server.
+    pub(super) grpc: RoutesBuilder,
     pub(super) ready_checks: Vec<ReadyCheck>,
     pub(super) overrides: Option<Arc<Overrides>>,
     log: Option<SharedIngestLog>,
     db: Option<Arc<TempoDb>>,
     recent_spans: Vec<SpanReaderPort>,
     querier: Option<QuerierPort>,
+    scheduler: Option<BackendSchedulerPort>,
 }
 
 impl Context {
@@ -90,12 +109,14 @@ impl Context {
             cpu,
             http: Router::new(),
             endpoints: Vec::new(),
+            grpc: RoutesBuilder::default(),
             ready_checks: Vec::new(),
             overrides: None,
             log: None,
             db: None,
             recent_spans: Vec::new(),
             querier: None,
+            scheduler: None,
         }
     }
 
@@ -168,8 +189,12 @@ async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> 
     let backend = Backend::local(&config.local.path)?;
     let list = Arc::new(BlockList::default());
     let (settings, clock) = (PollerSettings::from(config), Arc::clone(&context.clock));
-    let poller = Poller::new(backend.clone(), settings, Arc::new(OwnsAll(true)), Arc::clone(&clock), Arc::clone(&list));
-    context.db = Some(Arc::new(TempoDb::new(backend, list, DbSettings::default(), clock)));
+    // Only workers build tenant indexes. Without a ring each builds all of them.
+    let owns_indexes = context.loaded.targets.has("backend-worker");
+    // The list of another process may be one poll old, and lack what was compacted during the poll.
+    let compacted_grace = SignedDuration::try_from(settings.interval.saturating_mul(2)).unwrap_or(SignedDuration::MAX);
+    let poller = Poller::new(backend.clone(), settings, Arc::new(OwnsAll(owns_indexes)), Arc::clone(&clock), Arc::clone(&list));
+    context.db = Some(Arc::new(TempoDb::new(backend, list, DbSettings { compacted_grace, ..DbSettings::default() }, clock)));
     Ok(Box::new(StoreService(poller)))
 }
 
@@ -204,23 +229,30 @@ async fn build_live_store(context: &mut Context) -> anyhow::Result<Box<dyn Servi
 }
 
 fn new_block_settings(context: &Context) -> anyhow::Result<NewBlockSettings> {
+    Ok(NewBlockSettings { bloom: bloom_params(context)?, dedicated_columns: Box::new(dedicated_columns(context)?) })
+}
+
+fn bloom_params(context: &Context) -> anyhow::Result<BloomParams> {
     let block = &context.loaded.config.storage.trace.block;
-    let (overrides, default_columns) = (built(&context.overrides)?, columns_of(&block.parquet_dedicated_columns)?);
-    Ok(NewBlockSettings {
-        bloom: BloomParams {
-            false_positive_rate: block.bloom_filter_false_positive,
-            shard_size_bytes: usize::try_from(block.bloom_filter_shard_size_bytes)?,
-        },
-        dedicated_columns: Box::new(move |tenant| {
-            let own = &overrides.for_tenant(tenant).storage.parquet_dedicated_columns;
-            if own.is_empty() {
-                return default_columns.clone();
-            }
-            columns_of(own).unwrap_or_else(|problem| {
-                warn!(%tenant, err = %problem, "dedicated columns of the tenant are invalid, taking the defaults");
-                default_columns.clone()
-            })
-        }),
+    Ok(BloomParams {
+        false_positive_rate: block.bloom_filter_false_positive,
+        shard_size_bytes: usize::try_from(block.bloom_filter_shard_size_bytes)?,
+    })
+}
+
+/// Returns the columns that a tenant's blocks are written with.
+fn dedicated_columns(context: &Context) -> anyhow::Result<impl Fn(&TenantId) -> Vec<DedicatedColumn> + Send + Sync + 'static> {
+    let overrides = built(&context.overrides)?;
+    let default_columns = columns_of(&context.loaded.config.storage.trace.block.parquet_dedicated_columns)?;
+    Ok(move |tenant: &TenantId| {
+        let own = &overrides.for_tenant(tenant).storage.parquet_dedicated_columns;
+        if own.is_empty() {
+            return default_columns.clone();
+        }
+        columns_of(own).unwrap_or_else(|problem| {
+            warn!(%tenant, err = %problem, "dedicated columns of the tenant are invalid, taking the defaults");
+            default_columns.clone()
+        })
     })
 }
 
@@ -306,4 +338,83 @@ async fn build_query_frontend(context: &mut Context) -> anyhow::Result<Box<dyn S
     let routes = query_frontend::router(Arc::new(QueryFrontend::new(parts)?), &prefix);
     context.add_routes(routes, query_frontend::PATHS.map(|path| format!("{}{path}", prefix.trim_end_matches('/'))));
     nothing().await
+}
+
+async fn build_backend_scheduler(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let parts = backend_scheduler::Parts {
+        config: context.loaded.config.backend_scheduler.clone(),
+        db: built(&context.db)?,
+        rules: scheduler_rules(built(&context.overrides)?, dedicated_columns(context)?),
+        block_version: block_version(context)?,
+        clock: Arc::clone(&context.clock),
+        cpu: context.cpu.clone(),
+    };
+    let scheduler = BackendScheduler::open(parts)?;
+    let port = Arc::clone(&scheduler) as BackendSchedulerPort;
+    context.grpc.add_service(SchedulerService::server(Arc::clone(&port), context.loaded.config.is_multitenant()));
+    context.scheduler = Some(port);
+    context.add_routes(backend_scheduler::status::router(Arc::clone(&scheduler)), backend_scheduler::status::PATHS.map(str::to_owned));
+    Ok(Box::new(BackendSchedulerService(scheduler)))
+}
+
+fn block_version(context: &Context) -> anyhow::Result<BlockVersion> {
+    Ok(context.loaded.config.storage.trace.block.version.parse()?)
+}
+
+struct BackendSchedulerService(Arc<BackendScheduler>);
+
+#[async_trait]
+impl Service for BackendSchedulerService {
+    async fn start(&mut self) -> anyhow::Result<()> {
+        self.0.start().await;
+        Ok(())
+    }
+
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        self.0.run(stop).await;
+        Ok(())
+    }
+}
+
+async fn build_backend_worker(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let config = &context.loaded.config;
+    let worker = config.backend_worker.clone();
+    let scheduler = match &context.scheduler {
+        Some(scheduler) => Arc::clone(scheduler),
+        None => {
+            let client = &config.backend_scheduler_client.grpc_client_config;
+            Arc::new(RemoteScheduler::new(&worker.backend_scheduler_addr, client)?) as BackendSchedulerPort
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // Where queries run, too, they must not starve.
+    let default_jobs = if context.loaded.targets.is_all() { 1 } else { cores };
+    let (slots, memory_bytes) = backend_worker::slots(&worker, default_jobs, cores);
+    let (db, cpu, clock) = (built(&context.db)?, context.cpu.clone(), Arc::clone(&context.clock));
+    let write =
+        WriteSettings { version: block_version(context)?, bloom: bloom_params(context)?, memory_bytes: usize::try_from(memory_bytes)? };
+    let engine = Arc::new(Storage {
+        compactor: Compactor::new(Arc::clone(&db), cpu, Arc::clone(&clock)),
+        db,
+        limits: worker_limits(built(&context.overrides)?, dedicated_columns(context)?),
+        write,
+        retention: RetentionSettings::from(&worker.compaction),
+        retention_concurrency: worker.compaction.retention_concurrency,
+        clock,
+    });
+    let worker = BackendWorker::new(backend_worker::Parts { config: worker, name: hostname(), scheduler, engine });
+    Ok(Box::new(BackendWorkerService { worker: Arc::new(worker), slots }))
+}
+
+struct BackendWorkerService {
+    worker: Arc<BackendWorker>,
+    slots: usize,
+}
+
+#[async_trait]
+impl Service for BackendWorkerService {
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        self.worker.run(self.slots, stop).await;
+        Ok(())
+    }
 }

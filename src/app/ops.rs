@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 
 use super::lifecycle::{State, States};
+use crate::base::text_table::text_table;
 
 /// A check beyond "all services run"; returns why the module is not ready.
 pub(super) type ReadyCheck = Box<dyn Fn() -> Option<String> + Send + Sync>;
@@ -130,7 +131,7 @@ fn render(ops: &Ops, part: &str, mode: Option<&str>) -> Option<Result<String, St
 
 fn services_table(states: &States) -> String {
     let rows = states.list().into_iter().map(|(name, state, failure)| [name.to_owned(), state.to_string(), failure.unwrap_or_default()]);
-    table(["SERVICE NAME", "STATUS", "FAILURE CASE"], rows.collect())
+    text_table(["SERVICE NAME", "STATUS", "FAILURE CASE"], rows.collect())
 }
 
 fn endpoints_table(endpoints: &[String]) -> String {
@@ -141,24 +142,7 @@ fn endpoints_table(endpoints: &[String]) -> String {
             format!("^{}$", path.split('/').map(|part| if part.starts_with('{') { "([^/]+)" } else { part }).collect::<Vec<_>>().join("/"));
         [path, regex]
     });
-    table(["NAME", "REGEX"], rows.collect()) + "\nAPI documentation: https://grafana.com/docs/tempo/latest/api_docs\n"
-}
-
-fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
-    let mut widths = head.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.len());
-        }
-    }
-    let mut out = String::new();
-    for row in std::iter::once(head.map(str::to_owned)).chain(rows) {
-        for (width, cell) in widths.iter().zip(&row) {
-            let _infallible = write!(out, "| {cell:width$} ");
-        }
-        out.push_str("|\n");
-    }
-    out
+    text_table(["NAME", "REGEX"], rows.collect()) + "\nAPI documentation: https://grafana.com/docs/tempo/latest/api_docs\n"
 }
 
 #[derive(Serialize)]
@@ -216,12 +200,6 @@ fn process_metrics() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tables_line_up() {
-        let rendered = table(["A", "BB"], vec![["xyz".to_owned(), "1".to_owned()]]);
-        assert_eq!(rendered, "| A   | BB |\n| xyz | 1  |\n");
-    }
 
     #[test]
     fn endpoint_patterns() {

@@ -11,6 +11,7 @@ pub mod size;
 pub mod secret;
 pub mod hostname;
 pub mod config_block;
+pub mod text_table;
 pub mod tls;
 pub mod expand_env;
 pub mod yaml;

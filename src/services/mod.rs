@@ -1,5 +1,6 @@
 //! What roles share: ports, ingest log, limits, caches, telemetry.
 
+pub mod block_projection;
 pub mod cache;
 pub mod grpc_client;
 pub mod ingest_log;

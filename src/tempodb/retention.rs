@@ -111,8 +111,10 @@ impl Run<'_> {
             return;
         }
         let blocks = self.db.block_list().blocks(self.tenant);
-        let expired = blocks.live.iter().filter(|meta| self.now.duration_since(meta.end_time) > self.settings.block_retention);
-        let marks = futures::stream::iter(expired).map(async |meta| {
+        // Owned, so that the future may move between threads.
+        let is_expired = |meta: &&Arc<BlockMeta>| self.now.duration_since(meta.end_time) > self.settings.block_retention;
+        let expired: Vec<_> = blocks.live.iter().filter(is_expired).cloned().collect();
+        let marks = futures::stream::iter(expired).map(|meta| async move {
             // One that is gone meanwhile has been taken by a compaction or another run.
             let marked = match self.db.backend().mark_compacted(self.tenant, meta.block_id).await {
                 Err(error) if !error.is_not_found() => Err(error),
@@ -125,7 +127,7 @@ impl Run<'_> {
         while let Some((meta, result)) = marks.next().await {
             match result {
                 Ok(()) => marked.push(meta.block_id),
-                Err(error) => self.report(meta, &error, "block could not be marked for deletion", outcome),
+                Err(error) => self.report(&meta, &error, "block could not be marked for deletion", outcome),
             }
         }
         outcome.marked += marked.len() as u64;
@@ -136,11 +138,14 @@ impl Run<'_> {
     async fn delete_compacted(&self, outcome: &mut RetentionOutcome) {
         let blocks = self.db.block_list().blocks(self.tenant);
         let grace = self.settings.compacted_block_retention;
-        let due = blocks.compacted.iter().filter(|block| self.now.duration_since(block.compacted_time) > grace);
-        let deletions = futures::stream::iter(due)
-            .map(async |block| (&block.meta, self.db.backend().clear_block(self.tenant, block.meta.block_id).await));
+        let due: Vec<_> = blocks.compacted.iter().filter(|block| self.now.duration_since(block.compacted_time) > grace).cloned().collect();
+        let deletions = futures::stream::iter(due).map(|block| async move {
+            let cleared = self.db.backend().clear_block(self.tenant, block.meta.block_id).await;
+            (block, cleared)
+        });
         let mut deletions = deletions.buffer_unordered(CONCURRENCY);
-        while let Some((meta, result)) = deletions.next().await {
+        while let Some((block, result)) = deletions.next().await {
+            let meta = &block.meta;
             if let Err(error) = result {
                 self.report(meta, &error, "compacted block could not be deleted", outcome);
                 continue;

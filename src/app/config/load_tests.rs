@@ -100,7 +100,16 @@ fn defaults_equal_the_reference() {
 }
 
 /// Keys that only tempo-rs has, or that the reference names outside its tables.
-const OWN_KEYS: [&str; 3] = ["cluster_name", "overrides.merge_with_defaults", "metrics_generator.instance_availability_zone"];
+const OWN_KEYS: [&str; 8] = [
+    "cluster_name",
+    "overrides.merge_with_defaults",
+    "metrics_generator.instance_availability_zone",
+    "backend_scheduler.provider.maintenance.interval",
+    "backend_scheduler.provider.maintenance.rewrite_enabled",
+    "backend_scheduler.provider.maintenance.index_enabled",
+    "backend_worker.concurrency",
+    "backend_worker.memory_budget_bytes",
+];
 
 #[test]
 fn a_missing_file_is_named_as_in_go() {
@@ -203,6 +212,7 @@ storage:
     block:
     s3: {region: 1.10, tags: {v: 1.10}}
 live_store:
+backend_worker: {compaction: {compacted_block_retention: 3d}}
 overrides:
   defaults: {read: {max_search_duration: 1w}}
 memberlist: {join_members: \"a:1,b:2\", cluster_label: 007}
@@ -298,6 +308,16 @@ fn what_a_target_needs_is_checked() {
             "backend_scheduler: {provider: {compaction: {max_jobs_per_tenant: 0}}}",
             "backend-scheduler",
             "max_jobs_per_tenant must be greater than 0",
+        ),
+        (
+            "backend_scheduler: {provider: {compaction: {min_input_blocks: 1}}}",
+            "backend-scheduler",
+            "provider.compaction.min_input_blocks must be at least 2 and at most max_input_blocks",
+        ),
+        (
+            "backend_worker: {compaction: {compacted_block_retention: 10m}}",
+            "backend-worker",
+            "compaction.compacted_block_retention (10m0s) must be greater than twice storage.trace.blocklist_poll (5m0s), otherwise queries meet deleted blocks",
         ),
         (
             "ingest: {kafka: {topic: t, sasl_username: u}}",

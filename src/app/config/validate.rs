@@ -76,7 +76,7 @@ pub(super) fn start_errors(config: &Config, targets: &Targets, is_legacy_overrid
         add("backend-scheduler", config.backend_scheduler.validate());
     }
     if targets.has("backend-worker") {
-        add("backend-worker", config.backend_worker.validate(!targets.has("backend-scheduler")));
+        add("backend-worker", config.backend_worker.validate(!targets.has("backend-scheduler"), config.storage.trace.blocklist_poll));
     }
     errors
 }

@@ -36,8 +36,10 @@ config_block! {
         retention: RetentionProviderConfig = RetentionProviderConfig::default(),
         /// Merging of blocks.
         compaction: CompactionProviderConfig = CompactionProviderConfig::default(),
-        /// Rewriting of blocks.
+        /// Removal of traces on demand.
         redaction: RedactionProviderConfig = RedactionProviderConfig::default(),
+        /// What is done while there is nothing better to do.
+        maintenance: MaintenanceProviderConfig = MaintenanceProviderConfig::default(),
     }
 
     /// `provider.retention`.
@@ -74,6 +76,16 @@ config_block! {
         max_rescan_generations: u32 = 5,
     }
 
+    /// `provider.maintenance`.
+    pub struct MaintenanceProviderConfig {
+        /// Interval of looking for such work.
+        interval: GoDuration = GoDuration::minutes(10),
+        /// Rewrite blocks of other versions or with other dedicated columns than those written now.
+        rewrite_enabled: bool = false,
+        /// Make side objects and trace-id filters that are missing.
+        index_enabled: bool = false,
+    }
+
     /// `backend_scheduler_client:`.
     pub struct BackendSchedulerClientConfig {
         /// Connection settings.
@@ -92,6 +104,7 @@ impl BackendSchedulerConfig {
             }
         };
         require(work.prune_age > GoDuration::ZERO, "positive prune age required");
+        require(!self.local_work_path.is_empty(), "local_work_path must be set");
         require(compaction.max_jobs_per_tenant > 0, "max_jobs_per_tenant must be greater than 0");
         require(
             compaction.min_cycle_interval > GoDuration::ZERO,
@@ -99,6 +112,16 @@ impl BackendSchedulerConfig {
         );
         require(compaction.measure_interval > GoDuration::ZERO, "measure_interval must be greater than 0");
         require(compaction.compaction.compaction_window > GoDuration::ZERO, "compaction_window must be greater than 0");
+        require(
+            2 <= compaction.min_input_blocks && compaction.min_input_blocks <= compaction.max_input_blocks,
+            "provider.compaction.min_input_blocks must be at least 2 and at most max_input_blocks",
+        );
+        require(self.job_timeout > GoDuration::ZERO, "job_timeout must be greater than 0");
+        require(self.maintenance_interval > GoDuration::ZERO, "maintenance_interval must be greater than 0");
+        require(self.backend_flush_interval > GoDuration::ZERO, "backend_flush_interval must be greater than 0");
+        require(self.provider.retention.interval > GoDuration::ZERO, "provider.retention.interval must be greater than 0");
+        require(redaction.poll_interval > GoDuration::ZERO, "provider.redaction.poll_interval must be greater than 0");
+        require(self.provider.maintenance.interval > GoDuration::ZERO, "provider.maintenance.interval must be greater than 0");
         require(
             compaction.measure_interval.as_nanos() <= work.prune_age.as_nanos() / 2,
             "provider.compaction.measure_interval must be no more than half of work.prune_age; finished jobs would be forgotten before they are counted",

@@ -9,10 +9,11 @@ use futures::stream::{self, StreamExt as _};
 use tracing::warn;
 
 use super::metrics::{BACKEND_PROCESSING, SKIPPED_BLOCKS};
-use super::projection::{candidate_rows, projection_of, row_group_may_match};
+use super::projection::{candidate_rows, row_group_may_match};
 use super::{CancelOnDrop, Querier};
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
+use crate::services::block_projection::projection_of;
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest};
 use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::status::CallError;

@@ -10,6 +10,7 @@ pub mod message;
 pub mod proto;
 pub mod querier;
 pub mod search;
+pub mod snappy_requests;
 pub mod span_reader;
 pub mod status;
 pub mod trace_output;

@@ -32,7 +32,7 @@ impl Compactor {
     /// Cancel-safe: a dropped call has marked some of them.
     pub async fn mark_compacted(&self, tenant: &TenantId, blocks: &[BlockId]) -> Result<(), MarkFailure> {
         let backend = self.db.backend();
-        let marks = stream::iter(blocks).map(async |&block| (block, mark_with_retries(backend, tenant, block).await));
+        let marks = stream::iter(blocks.to_vec()).map(|block| async move { (block, mark_with_retries(backend, tenant, block).await) });
         let outcomes: Vec<_> = marks.buffer_unordered(CONCURRENCY).collect().await;
         let (mut marked, mut failures) = (Vec::new(), Vec::new());
         for (block, outcome) in outcomes {

@@ -18,6 +18,7 @@ use crate::services::rpc::proto::tempopb::backend_scheduler_server::{BackendSche
 use crate::services::rpc::proto::tempopb::{
     NextJobRequest, NextJobResponse, SubmitRedactionRequest, SubmitRedactionResponse, UpdateJobStatusRequest, UpdateJobStatusResponse,
 };
+use crate::services::rpc::snappy_requests::SnappyRequests;
 use crate::services::rpc::status::{CallError, class_of, grpc_code};
 
 const TENANT_KEY: &str = "x-scope-orgid";
@@ -32,10 +33,9 @@ pub struct SchedulerService {
 
 impl SchedulerService {
     /// Returns the service to add to the gRPC server. Without multitenancy every request belongs to the single tenant.
-    pub fn server(scheduler: BackendSchedulerPort, is_multitenant: bool) -> BackendSchedulerServer<Self> {
-        BackendSchedulerServer::new(Self { scheduler, is_multitenant })
-            .accept_compressed(CompressionEncoding::Gzip)
-            .send_compressed(CompressionEncoding::Gzip)
+    pub fn server(scheduler: BackendSchedulerPort, is_multitenant: bool) -> SnappyRequests<BackendSchedulerServer<Self>> {
+        let server = BackendSchedulerServer::new(Self { scheduler, is_multitenant });
+        SnappyRequests(server.accept_compressed(CompressionEncoding::Gzip).send_compressed(CompressionEncoding::Gzip))
     }
 
     fn tenant_of(&self, metadata: &MetadataMap) -> Result<TenantId, CallError> {

@@ -1,8 +1,8 @@
 //! Jobs, reports and requests as messages of `tempopb`. Foreign messages are checked here; what comes out is valid.
 
 use super::{
-    AssignedJob, Job, JobId, JobOutcome, JobReport, JobType, Progress, RedactionMode, RedactionRequest, RedactionWork, TraceSelection, Window,
-    Work,
+    AssignedJob, Job, JobId, JobOutcome, JobReport, JobType, Progress, RedactionMode, RedactionRequest, RedactionWork, TraceSelection,
+    Window, Work,
 };
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::{TenantId, TraceId};
