@@ -56,7 +56,7 @@ async fn written(tenant: &str, like: &BlockMeta, table: &SpanTable, row_groups: 
     let store: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
     let tenant = TenantId::parse(tenant).expect("tenant");
     let block = NewBlock {
-        dedicated_columns: like.dedicated_columns.clone(),
+        dedicated_columns: like.dedicated_columns.to_vec(),
         bloom: BloomParams { shard_size_bytes: 32, ..BloomParams::default() },
         ..NewBlock::new(tenant.clone(), BlockId::random(), table.trace_count())
     };

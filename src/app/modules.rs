@@ -193,7 +193,8 @@ async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> 
     let owns_indexes = context.loaded.targets.has("backend-worker");
     // The list of another process may be one poll old, and lack what was compacted during the poll.
     let compacted_grace = SignedDuration::try_from(settings.interval.saturating_mul(2)).unwrap_or(SignedDuration::MAX);
-    let poller = Poller::new(backend.clone(), settings, Arc::new(OwnsAll(owns_indexes)), Arc::clone(&clock), Arc::clone(&list));
+    let ownership = Arc::new(OwnsAll(owns_indexes));
+    let poller = Poller::new(backend.clone(), settings, ownership, Arc::clone(&clock), Arc::clone(&list), context.cpu.clone());
     context.db = Some(Arc::new(TempoDb::new(backend, list, DbSettings { compacted_grace, ..DbSettings::default() }, clock)));
     Ok(Box::new(StoreService(poller)))
 }

@@ -23,6 +23,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use super::block::meta::{BlockId, COMPACTED_META_NAME, META_NAME};
 use super::keys;
+use super::tenant_index::{JSON_NAME, PROTO_NAME};
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
 
@@ -81,6 +82,14 @@ pub struct BlockIds {
     pub live: Vec<BlockId>,
     /// With the time their meta was replaced, which is the object's modification time.
     pub compacted: Vec<(BlockId, Timestamp)>,
+    /// Blocks with a flag that forbids to compact them.
+    pub no_compact: Vec<BlockId>,
+    /// Names and times of objects of ours that stand directly below the tenant.
+    pub own_objects: Vec<(String, Timestamp)>,
+    /// Whether there is a tenant index.
+    pub has_index: bool,
+    /// When the youngest of all objects was written.
+    pub youngest: Option<Timestamp>,
     /// Objects in folders that are not named like a block; nothing else makes us look at them.
     pub foreign_objects: usize,
 }
@@ -226,6 +235,17 @@ impl Backend {
         Ok(orphans.map(|(block, _)| block).collect())
     }
 
+    /// Deletes every object of a tenant.
+    pub async fn clear_tenant(&self, tenant: &TenantId) -> Result<(), BackendError> {
+        let folder = keys::tenant_folder(tenant);
+        let mut listed = self.store.list(Some(&folder));
+        while let Some(object) = listed.next().await {
+            let key = object.map_err(|cause| store_error("list", &folder, cause))?.location;
+            self.delete(&key).await?;
+        }
+        Ok(())
+    }
+
     /// Lists the tenants: the folders under the prefix that have a valid tenant name. Others are left out.
     pub async fn tenants(&self) -> Result<Vec<TenantId>, BackendError> {
         let listed = self.store.list_with_delimiter(None).await;
@@ -247,16 +267,21 @@ impl Backend {
                 Err(object_store::Error::NotFound { .. }) => continue,
                 Err(cause) => return Err(store_error("list", &folder, cause)),
             };
-            let parts: Vec<_> = object.location.parts().skip(depth).collect();
-            match parts.as_slice() {
-                [block, name] => match BlockId::parse(block.as_ref()) {
+            let at = to_timestamp(&object);
+            ids.youngest = ids.youngest.max(Some(at));
+            let mut parts = object.location.parts().skip(depth);
+            match (parts.next(), parts.next(), parts.next()) {
+                (Some(block), Some(name), None) => match BlockId::parse(block.as_ref()) {
                     Some(id) if name.as_ref() == META_NAME => ids.live.push(id),
-                    Some(id) if name.as_ref() == COMPACTED_META_NAME => ids.compacted.push((id, to_timestamp(&object))),
+                    Some(id) if name.as_ref() == COMPACTED_META_NAME => ids.compacted.push((id, at)),
+                    Some(id) if name.as_ref() == keys::NO_COMPACT_NAME => ids.no_compact.push(id),
                     Some(_) => {}
                     None => ids.foreign_objects += 1,
                 },
-                // Tenant indexes and the like.
-                [_] => {}
+                (Some(name), None, None) if name.as_ref().starts_with(keys::OWN_PREFIX) => {
+                    ids.own_objects.push((name.as_ref().to_owned(), at));
+                }
+                (Some(name), None, None) => ids.has_index |= [PROTO_NAME, JSON_NAME].contains(&name.as_ref()),
                 _ => ids.foreign_objects += 1,
             }
         }

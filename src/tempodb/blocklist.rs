@@ -1,36 +1,89 @@
 //! Which blocks there are: per tenant the live ones and those that were replaced, as last polled, plus what this process did since.
 //!
-//! Not here: how the lists are obtained (`poller`).
+//! Not here: how the lists are obtained (`poller`), their order (`sorted_blocks`).
 //!
 //! Invariants
 //! * A block of a tenant is in at most one of the two lists.
 //! * A change made here is seen at once and survives exactly one poll: the poll may have listed the backend before the change.
+//! * A change costs the same however long the list is, but for a scan of ids; who holds an older list keeps it.
+//! * Equal lists of dedicated columns are kept once. They are by far the largest part of a meta.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use super::block::meta::{BlockId, BlockMeta, CompactedBlockMeta};
+use super::block::meta::{BlockId, BlockMeta, ColumnLists, CompactedBlockMeta};
+use super::sorted_blocks::SortedBlocks;
 use crate::model::ids::TenantId;
 
 /// The blocks of one tenant at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TenantBlocks {
-    pub live: Vec<Arc<BlockMeta>>,
-    pub compacted: Vec<Arc<CompactedBlockMeta>>,
+    pub live: SortedBlocks<BlockMeta>,
+    pub compacted: SortedBlocks<CompactedBlockMeta>,
+    /// What the listing of the backend showed besides; `None` when the blocks come from a tenant index.
+    pub listing: Option<Arc<Listing>>,
+    /// Blocks that this process wrote and the listing did not show.
+    pub(super) unlisted: HashSet<BlockId>,
+}
+
+/// What a listing of the backend says of a tenant besides its metas.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Blocks with a flag that forbids to compact them.
+    pub no_compact: HashSet<BlockId>,
+    /// Names and times of objects of ours that stand directly below the tenant.
+    pub own_objects: Vec<(String, Timestamp)>,
 }
 
 impl TenantBlocks {
+    pub fn new(live: impl IntoIterator<Item = Arc<BlockMeta>>, compacted: impl IntoIterator<Item = Arc<CompactedBlockMeta>>) -> Self {
+        Self { live: live.into_iter().collect(), compacted: compacted.into_iter().collect(), ..Self::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.live.is_empty() && self.compacted.is_empty()
+    }
+
+    /// Whether the block must not be compacted. `None`: the list does not tell, the backend must be asked.
+    pub fn no_compact(&self, block: BlockId) -> Option<bool> {
+        let listing = self.listing.as_ref().filter(|_| !self.unlisted.contains(&block))?;
+        Some(listing.no_compact.contains(&block))
+    }
+
+    fn add(&mut self, meta: &Arc<BlockMeta>) {
+        // A block that the poll found compacted is not live again because this process wrote it a moment ago.
+        if !self.live.contains(meta) && !self.compacted.contains(meta) {
+            self.live.insert(Arc::clone(meta));
+            self.unlisted.insert(meta.block_id);
+        }
+    }
+
+    fn mark_compacted(&mut self, blocks: &[Arc<CompactedBlockMeta>]) {
+        let ids: Vec<BlockId> = blocks.iter().map(|compacted| compacted.meta.block_id).collect();
+        self.live.remove(&ids);
+        for compacted in blocks {
+            self.compacted.insert(Arc::clone(compacted));
+        }
+    }
+
+    fn remove(&mut self, blocks: &[BlockId]) {
+        self.live.remove(blocks);
+        self.compacted.remove(blocks);
+        for block in blocks {
+            self.unlisted.remove(block);
+        }
     }
 }
 
 /// The lists of all tenants. Share it as `Arc<BlockList>`.
 #[derive(Debug, Default)]
-pub struct BlockList(RwLock<State>);
+pub struct BlockList {
+    state: RwLock<State>,
+    columns: Mutex<ColumnLists>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -39,7 +92,7 @@ struct State {
 }
 
 /// What this process did to the blocks of a tenant since the last poll was applied.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Changes {
     added: Vec<Arc<BlockMeta>>,
     compacted: Vec<Arc<CompactedBlockMeta>>,
@@ -49,17 +102,24 @@ struct Changes {
 impl BlockList {
     /// Tenants that have any block.
     pub fn tenants(&self) -> Vec<TenantId> {
-        self.0.read().tenants.keys().cloned().collect()
+        self.state.read().tenants.keys().cloned().collect()
     }
 
     /// Returns the blocks of a tenant; none for an unknown one.
     pub fn blocks(&self, tenant: &TenantId) -> Arc<TenantBlocks> {
-        self.0.read().tenants.get(tenant).cloned().unwrap_or_default()
+        self.state.read().tenants.get(tenant).cloned().unwrap_or_default()
+    }
+
+    /// Makes `meta` share its list of dedicated columns with the blocks that have the same.
+    pub fn share_columns(&self, meta: &mut BlockMeta) {
+        meta.dedicated_columns = self.columns.lock().share(Arc::clone(&meta.dedicated_columns));
     }
 
     /// Adds a block that this process has written.
-    pub fn add(&self, tenant: &TenantId, meta: Arc<BlockMeta>) {
-        self.change(tenant, |changes| {
+    pub fn add(&self, tenant: &TenantId, mut meta: Arc<BlockMeta>) {
+        self.share_columns(Arc::make_mut(&mut meta));
+        self.change(tenant, |blocks, changes| {
+            blocks.add(&meta);
             changes.removed.remove(&meta.block_id);
             changes.added.push(meta);
         });
@@ -67,19 +127,19 @@ impl BlockList {
 
     /// Moves blocks from the live list to the compacted one; unknown ids are ignored.
     pub fn mark_compacted(&self, tenant: &TenantId, blocks: &[BlockId], now: Timestamp) {
-        let known = self.blocks(tenant);
-        let compacted = known.live.iter().filter(|meta| blocks.contains(&meta.block_id));
-        let compacted: Vec<_> =
-            compacted.map(|meta| Arc::new(CompactedBlockMeta { meta: (**meta).clone(), compacted_time: now })).collect();
-        self.change(tenant, |changes| {
+        self.change(tenant, |listed, changes| {
+            let marked = listed.live.remove(blocks).into_iter();
+            let marked: Vec<_> = marked.map(|meta| Arc::new(CompactedBlockMeta { meta: (*meta).clone(), compacted_time: now })).collect();
+            marked.iter().for_each(|compacted| listed.compacted.insert(Arc::clone(compacted)));
             changes.added.retain(|meta| !blocks.contains(&meta.block_id));
-            changes.compacted.extend(compacted);
+            changes.compacted.extend(marked);
         });
     }
 
     /// Forgets a block whose objects this process has deleted.
     pub fn remove(&self, tenant: &TenantId, block: BlockId) {
-        self.change(tenant, |changes| {
+        self.change(tenant, |blocks, changes| {
+            blocks.remove(&[block]);
             changes.added.retain(|meta| meta.block_id != block);
             changes.compacted.retain(|compacted| compacted.meta.block_id != block);
             changes.removed.insert(block);
@@ -87,43 +147,28 @@ impl BlockList {
     }
 
     /// Replaces all lists by those of a poll, with the changes since the last one applied on top; these are then forgotten.
-    pub fn apply_poll(&self, polled: HashMap<TenantId, TenantBlocks>) {
-        let mut state = self.0.write();
+    pub fn apply_poll<B: Into<Arc<TenantBlocks>>>(&self, polled: HashMap<TenantId, B>) {
+        let mut state = self.state.write();
         let changes = std::mem::take(&mut state.changes);
-        state.tenants = polled.into_iter().map(|(tenant, blocks)| (tenant, Arc::new(blocks))).collect();
+        state.tenants = polled.into_iter().map(|(tenant, blocks)| (tenant, blocks.into())).collect();
         for (tenant, changes) in changes {
-            apply(state.tenants.entry(tenant).or_default(), &changes);
+            let blocks = Arc::make_mut(state.tenants.entry(tenant).or_default());
+            changes.added.iter().for_each(|meta| blocks.add(meta));
+            blocks.mark_compacted(&changes.compacted);
+            blocks.remove(&changes.removed.into_iter().collect::<Vec<_>>());
         }
         state.tenants.retain(|_, blocks| !blocks.is_empty());
     }
 
-    fn change(&self, tenant: &TenantId, record: impl FnOnce(&mut Changes)) {
-        let mut state = self.0.write();
-        let changes = state.changes.entry(tenant.clone()).or_default();
-        record(changes);
-        let changes = changes.clone();
-        let blocks = state.tenants.entry(tenant.clone()).or_default();
-        apply(blocks, &changes);
+    fn change(&self, tenant: &TenantId, change: impl FnOnce(&mut TenantBlocks, &mut Changes)) {
+        let mut state = self.state.write();
+        let State { tenants, changes } = &mut *state;
+        let blocks = tenants.entry(tenant.clone()).or_default();
+        change(Arc::make_mut(blocks), changes.entry(tenant.clone()).or_default());
         if blocks.is_empty() {
-            state.tenants.remove(tenant);
+            tenants.remove(tenant);
         }
     }
-}
-
-/// Brings `changes` into the lists. May be repeated.
-fn apply(blocks: &mut Arc<TenantBlocks>, changes: &Changes) {
-    let blocks = Arc::make_mut(blocks);
-    let is_gone = |id: &BlockId| changes.removed.contains(id);
-    let listed: HashSet<BlockId> = blocks.live.iter().map(|meta| meta.block_id).collect();
-    // A block that the poll found compacted is not live again because this process wrote it a moment ago.
-    let polled_compacted: HashSet<BlockId> = blocks.compacted.iter().map(|compacted| compacted.meta.block_id).collect();
-    let new = changes.added.iter().filter(|meta| !listed.contains(&meta.block_id) && !polled_compacted.contains(&meta.block_id));
-    blocks.live.extend(new.cloned());
-    let new = changes.compacted.iter().filter(|compacted| !polled_compacted.contains(&compacted.meta.block_id));
-    blocks.compacted.extend(new.cloned());
-    blocks.compacted.retain(|compacted| !is_gone(&compacted.meta.block_id));
-    let compacted: HashSet<BlockId> = blocks.compacted.iter().map(|compacted| compacted.meta.block_id).collect();
-    blocks.live.retain(|meta| !is_gone(&meta.block_id) && !compacted.contains(&meta.block_id));
 }
 
 #[cfg(test)]
@@ -141,12 +186,15 @@ mod tests {
     }
 
     fn polled(live: &[&Arc<BlockMeta>]) -> HashMap<TenantId, TenantBlocks> {
-        let live = live.iter().map(|meta| Arc::clone(meta)).collect();
-        HashMap::from([(tenant(), TenantBlocks { live, compacted: Vec::new() })])
+        HashMap::from([(tenant(), TenantBlocks::new(live.iter().map(|meta| Arc::clone(meta)), []))])
     }
 
-    fn live(list: &BlockList) -> Vec<BlockId> {
-        list.blocks(&tenant()).live.iter().map(|meta| meta.block_id).collect()
+    fn live(list: &BlockList) -> HashSet<BlockId> {
+        list.blocks(&tenant()).live.ids().collect()
+    }
+
+    fn set<const N: usize>(metas: [&Arc<BlockMeta>; N]) -> HashSet<BlockId> {
+        metas.into_iter().map(|meta| meta.block_id).collect()
     }
 
     #[test]
@@ -154,11 +202,11 @@ mod tests {
         let list = BlockList::default();
         let (a, b) = (meta(), meta());
         list.add(&tenant(), Arc::clone(&a));
-        assert_eq!(live(&list), [a.block_id]);
+        assert_eq!(live(&list), set([&a]));
         list.apply_poll(polled(&[&b]));
-        assert_eq!(live(&list), [b.block_id, a.block_id]);
+        assert_eq!(live(&list), set([&a, &b]));
         list.apply_poll(polled(&[&b]));
-        assert_eq!(live(&list), [b.block_id]);
+        assert_eq!(live(&list), set([&b]));
     }
 
     #[test]
@@ -167,9 +215,9 @@ mod tests {
         let (a, b) = (meta(), meta());
         list.apply_poll(polled(&[&a, &b]));
         list.mark_compacted(&tenant(), &[a.block_id], unset_time());
-        assert_eq!((live(&list), list.blocks(&tenant()).compacted.len()), (vec![b.block_id], 1));
+        assert_eq!((live(&list), list.blocks(&tenant()).compacted.len()), (set([&b]), 1));
         list.apply_poll(polled(&[&a, &b]));
-        assert_eq!((live(&list), list.blocks(&tenant()).compacted.len()), (vec![b.block_id], 1));
+        assert_eq!((live(&list), list.blocks(&tenant()).compacted.len()), (set([&b]), 1));
         list.remove(&tenant(), b.block_id);
         list.remove(&tenant(), a.block_id);
         assert!(list.tenants().is_empty());
@@ -184,5 +232,55 @@ mod tests {
         assert_eq!(list.tenants(), [tenant()]);
         list.apply_poll(polled(&[]));
         assert!(list.tenants().is_empty());
+    }
+
+    #[test]
+    fn flags_are_known_of_listed_blocks_only() {
+        let list = BlockList::default();
+        let (flagged, free, written) = (meta(), meta(), meta());
+        let listing = Listing { no_compact: HashSet::from([flagged.block_id]), ..Listing::default() };
+        let of_index = TenantBlocks::new([Arc::clone(&flagged), Arc::clone(&free)], []);
+        let listed = TenantBlocks { listing: Some(Arc::new(listing)), ..of_index.clone() };
+        list.add(&tenant(), Arc::clone(&written));
+        for (poll, expected) in [(listed, [Some(true), Some(false), None]), (of_index, [None; 3])] {
+            list.apply_poll(HashMap::from([(tenant(), poll)]));
+            let blocks = list.blocks(&tenant());
+            assert_eq!([&flagged, &free, &written].map(|meta| blocks.no_compact(meta.block_id)), expected);
+        }
+    }
+
+    /// Bounds are far above what is needed, for slow machines and unoptimised builds; `benches/block_list.rs` prints the figures.
+    #[test]
+    fn changes_of_a_long_list_are_cheap() {
+        let list = BlockList::default();
+        let template = (*meta()).clone();
+        let of_second = |second| {
+            let end_time = Timestamp::from_second(second).unwrap();
+            Arc::new(BlockMeta { block_id: BlockId::random(), start_time: end_time, end_time, ..template.clone() })
+        };
+        let metas = (0..100_000).map(of_second);
+        list.apply_poll(HashMap::from([(tenant(), TenantBlocks::new(metas, []))]));
+        let before = list.blocks(&tenant());
+        let marked: Vec<BlockId> = before.live.ids().step_by(30_000).collect();
+        let started = std::time::Instant::now();
+        for second in 0..20 {
+            let _held = list.blocks(&tenant());
+            list.add(&tenant(), of_second(second * 5000));
+        }
+        list.mark_compacted(&tenant(), &marked, unset_time());
+        assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+        let after = list.blocks(&tenant());
+        assert_eq!((before.live.len(), after.live.len(), after.compacted.len()), (100_000, 100_016, 4));
+    }
+
+    #[test]
+    fn equal_column_lists_are_kept_once() {
+        let list = BlockList::default();
+        let columns = super::super::block::dedicated::default_columns;
+        for _ in 0..3 {
+            list.add(&tenant(), Arc::new(BlockMeta { dedicated_columns: columns().into(), ..(*meta()).clone() }));
+        }
+        let blocks = list.blocks(&tenant());
+        assert!(blocks.live.iter().all(|meta| Arc::ptr_eq(&meta.dedicated_columns, &blocks.live[0].dedicated_columns)));
     }
 }

@@ -8,6 +8,7 @@
 //!   ([`DbError::Quarantined`]): bytes may have been damaged on their way, and then reading them again helps.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
@@ -15,7 +16,7 @@ use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use tracing::warn;
 
-use super::backend::Backend;
+use super::backend::{Backend, BackendError};
 use super::block::dictionary_cache::DictionaryCache;
 use super::block::error::BlockReadError;
 use super::block::meta::{BlockId, BlockMeta, is_preview};
@@ -23,12 +24,14 @@ use super::block::read::{BlockReader, ReadMeter, ReadOptions};
 use super::block::write::{BlockWriter, NewBlock, WriteError};
 use super::blocklist::BlockList;
 use super::cache::{BlockCacheSettings, BlockCaches, Caches};
-use super::clock::timestamp;
-use super::metrics as names;
+use super::{keys, metrics as names};
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
+
+/// For callers that want all blocks.
+pub const ALL_TIMES: RangeInclusive<i64> = i64::MIN..=i64::MAX;
 
 /// Times that a block must be found corrupt before it is given up.
 const QUARANTINE_AFTER: u32 = 3;
@@ -132,11 +135,25 @@ impl TempoDb {
 
     /// Returns the live blocks of a tenant, latest end first, then by id. Previews are left out.
     pub fn blocks(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        self.blocks_overlapping(tenant, ALL_TIMES)
+    }
+
+    /// Returns those of [`TempoDb::blocks`] that may hold data of `range`, in seconds.
+    pub fn blocks_overlapping(&self, tenant: &TenantId, range: RangeInclusive<i64>) -> Vec<Arc<BlockMeta>> {
         let blocks = self.list.blocks(tenant);
-        let concerned = blocks.live.iter().filter(|meta| !is_preview(&meta.format));
-        let mut metas: Vec<_> = concerned.cloned().collect();
-        metas.sort_by(|a, b| b.end_time.cmp(&a.end_time).then(a.block_id.cmp(&b.block_id)));
-        metas
+        blocks.live.overlapping(range).filter(|meta| !is_preview(&meta.format)).cloned().collect()
+    }
+
+    /// Whether a block must not be compacted: as the last listing of the backend showed, or asked when it did not show the block.
+    pub async fn is_no_compact(&self, tenant: &TenantId, block: BlockId) -> Result<bool, BackendError> {
+        if let Some(known) = self.list.blocks(tenant).no_compact(block) {
+            return Ok(known);
+        }
+        match self.backend.head(&keys::block_object(tenant, block, keys::NO_COMPACT_NAME)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns a reader, from memory when the block is open.
@@ -161,10 +178,9 @@ impl TempoDb {
     /// Returns the blocks of [`TempoDb::blocks`] and those compacted within the grace time: nothing is missing in them, some of it is twice.
     pub fn blocks_for_lookup(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
         let mut metas = self.blocks(tenant);
-        let now = timestamp(&self.clock);
         let blocks = self.list.blocks(tenant);
-        let recent = blocks.compacted.iter().filter(|block| now.duration_since(block.compacted_time) <= self.settings.compacted_grace);
-        let recent = recent.filter(|block| !is_preview(&block.meta.format));
+        let since = self.clock.now_unix_seconds() as i64 - self.settings.compacted_grace.as_secs();
+        let recent = blocks.compacted.compacted_since(since).filter(|block| !is_preview(&block.meta.format));
         metas.extend(recent.map(|block| Arc::new(block.meta.clone())));
         metas
     }
@@ -230,10 +246,10 @@ impl Readers {
 mod tests {
     use std::path::Path;
 
-    use super::super::keys;
     use super::super::poller::{OwnsAll, Poller, PollerSettings};
     use super::*;
     use crate::base::clock::ManualClock;
+    use crate::base::cpu_pool::CpuPool;
     use crate::model::ids::TraceId;
     use crate::tempodb::config::TraceStorageConfig;
 
@@ -244,8 +260,9 @@ mod tests {
         let backend = Backend::local(copy.path()).unwrap();
         let list = Arc::new(BlockList::default());
         let clock = Arc::new(ManualClock::at(1_795_400_000_000_000_000));
+        let cpu = CpuPool::new("test", 1).unwrap();
         let settings_of_poller = PollerSettings::from(&TraceStorageConfig::default());
-        let poller = Poller::new(backend.clone(), settings_of_poller, Arc::new(OwnsAll(true)), clock.clone(), Arc::clone(&list));
+        let poller = Poller::new(backend.clone(), settings_of_poller, Arc::new(OwnsAll(true)), clock.clone(), Arc::clone(&list), cpu);
         poller.poll().await.unwrap();
         (TempoDb::new(backend, list, settings, clock), copy)
     }

@@ -9,6 +9,8 @@ use crate::model::ids::TenantId;
 
 /// The traces.
 pub const DATA_NAME: &str = "data.parquet";
+/// Objects of our own begin with this; other readers of the bucket ignore them.
+pub const OWN_PREFIX: &str = "tempo-rs.";
 /// Empty object: do not compact this block.
 pub const NO_COMPACT_NAME: &str = "nocompact.flg";
 

@@ -12,4 +12,5 @@ pub mod keys;
 pub mod metrics;
 pub mod poller;
 pub mod retention;
+pub mod sorted_blocks;
 pub mod tenant_index;

@@ -6,7 +6,7 @@ use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 
 use super::*;
-use crate::base::clock::ManualClock;
+use crate::base::clock::{Clock as _, ManualClock, SystemClock};
 
 const NOW_NANOS: u64 = 1_800_000_000_000_000_000;
 
@@ -21,14 +21,15 @@ fn settings() -> PollerSettings {
         jitter: Duration::ZERO,
         tolerate_consecutive_errors: 1,
         tolerate_tenant_failures: 1,
-        skip_no_compact: false,
+        empty_tenant_deletion_age: None,
     }
 }
 
 fn poller(backend: &Backend, settings: PollerSettings, owns: bool) -> (Poller, Arc<BlockList>) {
     let list = Arc::new(BlockList::default());
     let clock = Arc::new(ManualClock::at(NOW_NANOS));
-    (Poller::new(backend.clone(), settings, Arc::new(OwnsAll(owns)), clock, Arc::clone(&list)), list)
+    let cpu = CpuPool::new("test", 1).unwrap();
+    (Poller::new(backend.clone(), settings, Arc::new(OwnsAll(owns)), clock, Arc::clone(&list), cpu), list)
 }
 
 fn tenant(name: &str) -> TenantId {
@@ -143,18 +144,66 @@ async fn a_block_that_was_live_becomes_compacted_now() {
 }
 
 #[tokio::test]
-async fn no_compact_blocks_are_left_out_on_demand_and_no_index_is_written() {
+async fn flags_are_remembered_from_the_listing_and_not_from_the_index() {
+    let backend = memory();
+    let (t, [flagged, free]) = (tenant("t"), std::array::from_fn(|_| BlockId::random()));
+    for id in [flagged, free] {
+        put_meta(&backend, &t, id, META_NAME).await;
+    }
+    let flag = keys::block_object(&t, flagged, keys::NO_COMPACT_NAME);
+    backend.write(&flag, "").await.unwrap();
+    let (listing, listed) = poller(&backend, settings(), true);
+    listing.poll().await.unwrap();
+    let blocks = listed.blocks(&t);
+    assert_eq!([flagged, free].map(|id| blocks.no_compact(id)), [Some(true), Some(false)]);
+    assert_eq!(blocks.live.len(), 2, "a flag does not hide a block");
+    backend.delete(&flag).await.unwrap();
+    listing.poll().await.unwrap();
+    assert_eq!(listed.blocks(&t).no_compact(flagged), Some(false));
+    let (reading, indexed) = poller(&backend, settings(), false);
+    reading.poll().await.unwrap();
+    assert_eq!(indexed.blocks(&t).no_compact(free), None);
+}
+
+#[tokio::test]
+async fn what_is_left_of_an_empty_tenant_is_deleted_when_it_is_old() {
+    let age = |seconds| PollerSettings { empty_tenant_deletion_age: Some(Duration::from_secs(seconds)), ..settings() };
+    // Objects in memory bear the time of the system: the poller's clock runs 1000 seconds ahead of it.
+    let clock = Arc::new(ManualClock::at(SystemClock.now_unix_nanos() + 1_000_000_000_000));
+    let cases = [
+        (PollerSettings { empty_tenant_deletion_age: None, ..settings() }, true, None, true),
+        (age(2000), true, None, true),
+        (age(500), false, None, true),
+        (age(500), true, Some("index.json.gz"), true),
+        (age(500), true, Some("b1a76807-e24a-4b98-bcfd-0e2a55737f75/meta.json"), true),
+        (age(500), true, None, false),
+    ];
+    for (settings, owns, also, stays) in cases {
+        let backend = memory();
+        for name in ["some-folder/x", "b1a76807-e24a-4b98-bcfd-0e2a55737f75/data.parquet"].into_iter().chain(also) {
+            backend.store().put(&format!("t/{name}").into(), "{}".into()).await.unwrap();
+        }
+        let (list, cpu) = (Arc::new(BlockList::default()), CpuPool::new("test", 1).unwrap());
+        let poller = Poller::new(backend.clone(), settings.clone(), Arc::new(OwnsAll(owns)), clock.clone(), list, cpu);
+        poller.poll().await.unwrap();
+        let left = backend.block_ids(&tenant("t")).await.unwrap();
+        assert_eq!(left.youngest.is_some(), stays, "{settings:?} {also:?}");
+    }
+}
+
+#[tokio::test]
+async fn own_objects_go_with_the_last_block() {
     let backend = memory();
     let (t, id) = (tenant("t"), BlockId::random());
+    let own = keys::tenant_object(&t, "tempo-rs.ids.example");
+    backend.write(&own, "x").await.unwrap();
     put_meta(&backend, &t, id, META_NAME).await;
-    backend.write(&keys::block_object(&t, id, keys::NO_COMPACT_NAME), "").await.unwrap();
-    let (poller, list) = poller(&backend, PollerSettings { skip_no_compact: true, ..settings() }, true);
+    let (poller, list) = poller(&backend, settings(), true);
     poller.poll().await.unwrap();
-    assert!(list.blocks(&t).live.is_empty());
-    assert!(backend.read(&keys::tenant_object(&t, PROTO_NAME)).await.unwrap_err().is_not_found());
-    backend.delete(&keys::block_object(&t, id, keys::NO_COMPACT_NAME)).await.unwrap();
+    assert_eq!(list.blocks(&t).listing.as_ref().unwrap().own_objects.len(), 1);
+    backend.clear_block(&t, id).await.unwrap();
     poller.poll().await.unwrap();
-    assert_eq!(list.blocks(&t).live.len(), 1);
+    assert!(backend.tenants().await.unwrap().is_empty());
 }
 
 #[tokio::test]

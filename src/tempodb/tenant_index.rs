@@ -3,13 +3,17 @@
 //! Writers write both; readers prefer the protobuf form. Order of the lists means nothing.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::block::dedicated::DedicatedColumn;
 use super::block::meta::{
-    BlockMeta, CompactedBlockMeta, MetaError, ProtoBlockMeta, ProtoCompactedBlockMeta, from_proto_time, rfc3339, to_proto_time, unset_time,
+    BlockMeta, ColumnLists, CompactedBlockMeta, MetaError, ProtoBlockMeta, ProtoCompactedBlockMeta, dedicated_to_json, from_proto_time,
+    rfc3339, to_proto_time, unset_time,
 };
 
 /// Object name of the protobuf form, below the tenant.
@@ -18,6 +22,9 @@ pub const PROTO_NAME: &str = "index.pb.zst";
 pub const JSON_NAME: &str = "index.json.gz";
 /// File name in the gzip header.
 const GZIP_HEADER_NAME: &str = "index.json";
+
+/// JSON handed to the compressor at once.
+const JSON_PIECE_BYTES: usize = 64 << 10;
 
 /// Largest index we unpack: a meta has about 800 bytes of JSON, so this is over a million blocks of one tenant.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
@@ -41,42 +48,80 @@ pub enum TenantIndexError {
 pub struct TenantIndex {
     #[serde(default = "unset_time", with = "rfc3339")]
     pub created_at: Timestamp,
-    #[serde(rename = "meta", default, deserialize_with = "null_is_empty")]
-    pub metas: Vec<BlockMeta>,
-    #[serde(default, deserialize_with = "null_is_empty")]
-    pub compacted: Vec<CompactedBlockMeta>,
+    #[serde(rename = "meta", default, with = "shared_metas")]
+    pub metas: Vec<Arc<BlockMeta>>,
+    #[serde(default, with = "shared_metas")]
+    pub compacted: Vec<Arc<CompactedBlockMeta>>,
 }
 
 impl TenantIndex {
-    /// Returns the bytes of [`PROTO_NAME`].
+    /// Returns the bytes of [`PROTO_NAME`]. CPU-bound: some microseconds a block, as are the other forms.
     pub fn to_proto_zstd(&self) -> Vec<u8> {
-        let proto = ProtoTenantIndex {
-            created_at: Some(to_proto_time(self.created_at)),
-            metas: self.metas.iter().map(BlockMeta::to_proto).collect(),
-            compacted: self.compacted.iter().map(CompactedBlockMeta::to_proto).collect(),
-        };
-        let level = zstd::DEFAULT_COMPRESSION_LEVEL;
-        zstd::bulk::compress(&proto.encode_to_vec(), level).expect("compressing into memory succeeds")
+        self.write_proto_zstd().expect("compressing into memory succeeds")
+    }
+
+    fn write_proto_zstd(&self) -> std::io::Result<Vec<u8>> {
+        let mut zstd = zstd::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL)?;
+        let (mut json, mut piece) = (ColumnsJson::default(), Vec::new());
+        prost::encoding::message::encode(CREATED_AT, &to_proto_time(self.created_at), &mut piece);
+        for meta in &self.metas {
+            prost::encoding::message::encode(METAS, &meta.to_proto(json.of(meta)), &mut piece);
+            zstd.write_all(&piece)?;
+            piece.clear();
+        }
+        for compacted in &self.compacted {
+            prost::encoding::message::encode(COMPACTED, &compacted.to_proto(json.of(&compacted.meta)), &mut piece);
+            zstd.write_all(&piece)?;
+            piece.clear();
+        }
+        zstd.write_all(&piece)?;
+        zstd.finish()
     }
 
     pub fn from_proto_zstd(bytes: &[u8]) -> Result<Self, TenantIndexError> {
         let unpacked = read_bounded(zstd::Decoder::new(bytes).map_err(TenantIndexError::Unpack)?)?;
-        let proto = ProtoTenantIndex::decode(unpacked.as_slice())?;
-        let metas = proto.metas.into_iter().map(BlockMeta::from_proto).collect::<Result<_, _>>()?;
-        let compacted = proto.compacted.into_iter().map(CompactedBlockMeta::from_proto).collect::<Result<_, _>>()?;
+        let proto = ProtoTenantIndex::decode(Bytes::from(unpacked))?;
+        let mut lists = ColumnLists::default();
+        let mut metas = Vec::with_capacity(proto.metas.len());
+        for meta in proto.metas {
+            metas.push(Arc::new(BlockMeta::from_proto(ProtoBlockMeta::decode(meta)?, &mut lists)?));
+        }
+        let mut compacted = Vec::with_capacity(proto.compacted.len());
+        for meta in proto.compacted {
+            compacted.push(Arc::new(CompactedBlockMeta::from_proto(ProtoCompactedBlockMeta::decode(meta)?, &mut lists)?));
+        }
         Ok(Self { created_at: from_proto_time(proto.created_at)?, metas, compacted })
     }
 
     /// Returns the bytes of [`JSON_NAME`].
     pub fn to_json_gzip(&self) -> Vec<u8> {
-        let json = serde_json::to_vec(self).expect("an index has only string keys");
-        let mut gzip = flate2::GzBuilder::new().filename(GZIP_HEADER_NAME).write(Vec::new(), flate2::Compression::default());
-        gzip.write_all(&json).and_then(|()| gzip.finish()).expect("compressing into memory succeeds")
+        let gzip = flate2::GzBuilder::new().filename(GZIP_HEADER_NAME).write(Vec::new(), flate2::Compression::default());
+        let mut gzip = std::io::BufWriter::with_capacity(JSON_PIECE_BYTES, gzip);
+        serde_json::to_writer(&mut gzip, self).expect("an index has only string keys, and writing to memory succeeds");
+        let gzip = gzip.into_inner().map_err(std::io::IntoInnerError::into_error);
+        gzip.and_then(flate2::write::GzEncoder::finish).expect("compressing into memory succeeds")
     }
 
     pub fn from_json_gzip(bytes: &[u8]) -> Result<Self, TenantIndexError> {
         let unpacked = read_bounded(flate2::read::MultiGzDecoder::new(bytes))?;
         Ok(serde_json::from_slice(&unpacked)?)
+    }
+}
+
+/// The JSON of the list of dedicated columns last asked for: neighbours mostly share it.
+#[derive(Default)]
+struct ColumnsJson(Option<(Arc<[DedicatedColumn]>, Bytes)>);
+
+impl ColumnsJson {
+    fn of(&mut self, meta: &BlockMeta) -> Bytes {
+        match &self.0 {
+            Some((columns, json)) if Arc::ptr_eq(columns, &meta.dedicated_columns) => json.clone(),
+            _ => {
+                let json = dedicated_to_json(&meta.dedicated_columns);
+                self.0 = Some((Arc::clone(&meta.dedicated_columns), json.clone()));
+                json
+            }
+        }
     }
 }
 
@@ -86,19 +131,83 @@ fn read_bounded(reader: impl Read) -> Result<Vec<u8>, TenantIndexError> {
     if read as u64 > MAX_UNPACKED_BYTES { Err(TenantIndexError::TooLarge) } else { Ok(bytes) }
 }
 
-/// Some writers say `null` for an empty list.
-fn null_is_empty<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// Lists of shared metas. Some writers say `null` for an empty list; equal lists of dedicated columns are kept once while reading.
+mod shared_metas {
+    use std::fmt;
+    use std::marker::PhantomData;
+    use std::sync::Arc;
+
+    use serde::de::{SeqAccess, Visitor};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{BlockMeta, ColumnLists, CompactedBlockMeta};
+
+    pub(super) trait HasMeta {
+        fn meta_mut(&mut self) -> &mut BlockMeta;
+    }
+
+    impl HasMeta for BlockMeta {
+        fn meta_mut(&mut self) -> &mut BlockMeta {
+            self
+        }
+    }
+
+    impl HasMeta for CompactedBlockMeta {
+        fn meta_mut(&mut self) -> &mut BlockMeta {
+            &mut self.meta
+        }
+    }
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(metas: &[Arc<T>], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(metas.iter().map(Arc::as_ref))
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Vec<Arc<T>>, D::Error>
+    where
+        T: Deserialize<'de> + HasMeta,
+        D: Deserializer<'de>,
+    {
+        deserializer.deserialize_any(Metas(PhantomData))
+    }
+
+    struct Metas<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de> + HasMeta> Visitor<'de> for Metas<T> {
+        type Value = Vec<Arc<T>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array of block metas or null")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let (mut metas, mut lists) = (Vec::new(), ColumnLists::default());
+            while let Some(mut item) = seq.next_element::<T>()? {
+                let meta = item.meta_mut();
+                meta.dedicated_columns = lists.share(Arc::clone(&meta.dedicated_columns));
+                metas.push(Arc::new(item));
+            }
+            Ok(metas)
+        }
+    }
 }
 
+const CREATED_AT: u32 = 1;
+const METAS: u32 = 2;
+const COMPACTED: u32 = 3;
+
+/// Metas are left as they stand: decoded one after the other, they need no second copy of the index.
 #[derive(Clone, PartialEq, Message)]
 struct ProtoTenantIndex {
     #[prost(message, optional, tag = "1")]
     created_at: Option<prost_types::Timestamp>,
-    #[prost(message, repeated, tag = "2")]
-    metas: Vec<ProtoBlockMeta>,
-    #[prost(message, repeated, tag = "3")]
-    compacted: Vec<ProtoCompactedBlockMeta>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    metas: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    compacted: Vec<Bytes>,
 }
 
 #[cfg(test)]
@@ -135,7 +244,7 @@ mod tests {
             let index = TenantIndex::from_proto_zstd(&read(folder, PROTO_NAME)).unwrap();
             for meta in &index.metas {
                 let bytes = read(folder, &format!("{}/meta.json", meta.block_id));
-                assert_eq!(BlockMeta::from_json(&bytes).unwrap(), *meta);
+                assert_eq!(BlockMeta::from_json(&bytes).unwrap(), **meta);
                 assert_eq!(meta.to_json(), bytes);
             }
             for compacted in &index.compacted {

@@ -107,8 +107,6 @@ pub(super) const NOT_BUILT_YET: &[&str] = &[
     "storage.trace.cache_min_compaction_level",
     "storage.trace.cache_max_block_age",
     "storage.trace.search.cache_control",
-    "storage.trace.empty_tenant_deletion_enabled",
-    "storage.trace.empty_tenant_deletion_age",
     "storage.trace.gcs",
     "storage.trace.s3",
     "storage.trace.azure",

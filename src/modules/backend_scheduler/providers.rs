@@ -252,7 +252,7 @@ impl BackendScheduler {
             let is_old = |meta: &&Arc<BlockMeta>| {
                 let version = meta.version();
                 // What was rewritten and still differs cannot hold what it lacks.
-                version.is_ok_and(|version| version != self.block_version || meta.dedicated_columns != columns)
+                version.is_ok_and(|version| version != self.block_version || meta.dedicated_columns[..] != columns[..])
                     && !excluded.contains(&meta.block_id)
                     && !self.was_rewritten(meta.block_id)
             };
@@ -287,7 +287,8 @@ impl BackendScheduler {
 /// Selects the stripes of each tenant. CPU work.
 fn select_all(inputs: Vec<(TenantId, Arc<TenantBlocks>, SelectorSettings)>, busy: &HashSet<BlockId>, now: Timestamp) -> Vec<Backlog> {
     let backlog = |(tenant, blocks, settings): (TenantId, Arc<TenantBlocks>, SelectorSettings)| {
-        let stripes = select(&tenant, &blocks.live, &settings, now, |block| busy.contains(&block));
+        let live: Vec<_> = blocks.live.iter().cloned().collect();
+        let stripes = select(&tenant, &live, &settings, now, |block| busy.contains(&block));
         let stripes = stripes.iter().map(|stripe| stripe.block_ids()).collect();
         Backlog { blocks: blocks.live.len(), stripes, tenant }
     };

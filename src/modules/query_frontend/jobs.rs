@@ -12,7 +12,6 @@ use super::metrics::{DISCARDED_REQUESTS, QUEUE_LENGTH, RETRIES};
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
 use crate::services::rpc::querier::SearchPart;
-use crate::services::rpc::search::TimeRange;
 use crate::services::rpc::status::CallError;
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
 
@@ -39,34 +38,16 @@ impl JobPlan {
         self.jobs.push(Job { tenant: tenant.clone(), part: SearchPart::Recent, newest_unix_seconds: u32::MAX });
     }
 
-    /// Adds the jobs for the blocks of `tenant` that overlap `range`, newest first, at most `max_blocks` (0: all).
-    pub(super) fn add_blocks(
-        &mut self,
-        tenant: &TenantId,
-        blocks: &[Arc<BlockMeta>],
-        range: TimeRange,
-        target_bytes: u64,
-        max_blocks: usize,
-    ) {
-        let seconds = |meta: &BlockMeta| (meta.start_time.as_second(), meta.end_time.as_second());
-        let mut chosen: Vec<_> = blocks
-            .iter()
-            .filter(|meta| {
-                let (start, end) = seconds(meta);
-                range.overlaps(start, end)
-            })
-            .collect();
-        chosen.sort_by_key(|meta| (std::cmp::Reverse(meta.end_time), meta.block_id));
-        if max_blocks > 0 {
-            chosen.truncate(max_blocks);
-        }
-        for meta in chosen {
+    /// Adds the jobs for blocks of `tenant`, the first `max_blocks` (0: all) in their order.
+    pub(super) fn add_blocks(&mut self, tenant: &TenantId, blocks: Vec<Arc<BlockMeta>>, target_bytes: u64, max_blocks: usize) {
+        let max_blocks = if max_blocks == 0 { usize::MAX } else { max_blocks };
+        for meta in blocks.into_iter().take(max_blocks) {
             self.blocks += 1;
-            self.block_bytes += meta.size_bytes;
-            let (start, end) = seconds(meta);
+            self.block_bytes = self.block_bytes.saturating_add(meta.size_bytes);
             // Block times are whole seconds: a trace may start within the last one.
-            let newest = u32::try_from(start.max(end).saturating_add(1)).unwrap_or(u32::MAX - 1);
-            for row_groups in split_block(meta, target_bytes) {
+            let newest = meta.start_time.as_second().max(meta.end_time.as_second()).saturating_add(1);
+            let newest = u32::try_from(newest).unwrap_or(u32::MAX - 1);
+            for row_groups in split_block(&meta, target_bytes) {
                 let part = SearchPart::Block { meta: meta.clone(), row_groups };
                 self.jobs.push(Job { tenant: tenant.clone(), part, newest_unix_seconds: newest });
             }
@@ -258,6 +239,30 @@ mod tests {
             assert!(jobs.windows(2).all(|pair| pair[0].end == pair[1].start));
             assert_eq!(jobs.last().map(|job| job.end), Some(usize::MAX));
         }
+    }
+
+    #[test]
+    fn a_plan_follows_the_order_of_blocks_and_is_cheap() {
+        let meta = |number: i64| {
+            let json = format!(
+                r#"{{"format":"vParquet5","blockID":"{}","tenantID":"t","size":300,"totalRecords":3,"endTime":"{}"}}"#,
+                BlockId::random(),
+                jiff::Timestamp::from_second(1_000_000 - number).unwrap(),
+            );
+            Arc::new(BlockMeta::from_json(json.as_bytes()).unwrap())
+        };
+        let blocks: Vec<_> = (0..100_000).map(meta).collect();
+        let tenant = TenantId::single();
+        let started = std::time::Instant::now();
+        let mut plan = JobPlan::default();
+        plan.add_blocks(&tenant, blocks.clone(), 100, 0);
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!((plan.blocks, plan.block_bytes, plan.jobs.len()), (100_000, 30_000_000, 300_000));
+        assert_eq!(plan.jobs.first().map(|job| job.newest_unix_seconds), Some(1_000_001));
+        assert!(plan.jobs.is_sorted_by_key(|job| std::cmp::Reverse(job.newest_unix_seconds)));
+        let mut few = JobPlan::default();
+        few.add_blocks(&tenant, blocks, 1000, 2);
+        assert_eq!((few.blocks, few.jobs.len()), (2, 2));
     }
 
     #[test]

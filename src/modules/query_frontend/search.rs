@@ -73,8 +73,8 @@ impl QueryFrontend {
             plan.add_recent(tenant);
         }
         for tenant in tenants {
-            let blocks = self.blocks.live_blocks(tenant);
-            plan.add_blocks(tenant, &blocks, range, self.config.search.target_bytes_per_job, max_blocks);
+            let blocks = self.blocks.live_blocks(tenant, range);
+            plan.add_blocks(tenant, blocks, self.config.search.target_bytes_per_job, max_blocks);
         }
         plan.jobs.sort_by_key(|job| std::cmp::Reverse(job.newest_unix_seconds));
         plan

@@ -29,7 +29,7 @@ use crate::services::rpc::proto::tempopb::common::v1::{AnyValue, KeyValue, any_v
 use crate::services::rpc::proto::tempopb::resource::v1::Resource;
 use crate::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Querier, SearchPart, TracePart};
-use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
+use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest, TimeRange};
 use crate::services::rpc::status::CallError;
 use crate::services::span_search::{search_tables, tag_names_of, tag_values_of};
 use crate::tempodb::block::meta::BlockMeta;
@@ -87,12 +87,14 @@ impl Querier for TableQuerier {
 struct OneBlock;
 
 impl BlockList for OneBlock {
-    fn live_blocks(&self, _tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+    fn live_blocks(&self, _tenant: &TenantId, range: TimeRange) -> Vec<Arc<BlockMeta>> {
         let meta = json!({
             "format": "vParquet5", "blockID": "b1a76807-e24a-4b98-bcfd-0e2a55737f75", "tenantID": "t", "totalObjects": 1, "size": 10,
             "startTime": "2026-11-22T00:40:00Z", "endTime": "2026-11-22T00:50:00Z", "totalRecords": 1,
         });
-        vec![Arc::new(BlockMeta::from_json(meta.to_string().as_bytes()).unwrap())]
+        let meta = Arc::new(BlockMeta::from_json(meta.to_string().as_bytes()).unwrap());
+        let overlaps = range.overlaps(meta.start_time.as_second(), meta.end_time.as_second());
+        overlaps.then_some(meta).into_iter().collect()
     }
 }
 

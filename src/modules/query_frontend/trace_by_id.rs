@@ -88,9 +88,7 @@ impl QueryFrontend {
             let shards = match config.blocks_per_shard as usize {
                 0 => config.query_shards.saturating_sub(1),
                 per_shard => {
-                    let blocks = self.blocks.live_blocks(tenant);
-                    let in_range =
-                        blocks.iter().filter(|meta| range.overlaps(meta.start_time.as_second(), meta.end_time.as_second())).count();
+                    let in_range = self.blocks.live_blocks(tenant, range).len();
                     in_range.div_ceil(per_shard).min(self.config.max_outstanding_per_tenant.saturating_sub(1))
                 }
             };

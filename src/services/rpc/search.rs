@@ -1,6 +1,7 @@
 //! What search and tag jobs carry and return, whoever executes them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::traceql::ast::Attribute;
@@ -15,6 +16,11 @@ pub struct TimeRange {
 }
 
 impl TimeRange {
+    /// Returns the first and the last second.
+    pub fn seconds(self) -> RangeInclusive<i64> {
+        if self == Self::default() { i64::MIN..=i64::MAX } else { self.start_unix_seconds.into()..=self.end_unix_seconds.into() }
+    }
+
     /// Whether data from `start` to `end` seconds may lie in the range. A start after the end, which blocks of late data have, says nothing:
     /// it is the time of the push less the slack, and the data is older (block-format §2).
     pub fn overlaps(self, start: i64, end: i64) -> bool {

@@ -309,6 +309,8 @@ fn is_default_kind(kind: &String) -> bool {
 
 /// Serde form of the list in `meta.json`; `null` reads as empty.
 pub(super) mod meta_json {
+    use std::sync::Arc;
+
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{DedicatedColumn, MetaEntry};
@@ -322,7 +324,7 @@ pub(super) mod meta_json {
         entries.serialize(serializer)
     }
 
-    pub(in crate::tempodb::block) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DedicatedColumn>, D::Error> {
+    pub(in crate::tempodb::block) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[DedicatedColumn]>, D::Error> {
         let entries = Option::<Vec<MetaEntry>>::deserialize(deserializer)?.unwrap_or_default();
         let column = |entry: MetaEntry| DedicatedColumn { scope: entry.scope, name: entry.name, kind: entry.kind, options: entry.options };
         Ok(entries.into_iter().map(column).collect())

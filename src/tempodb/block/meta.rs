@@ -1,8 +1,11 @@
 //! What is known of a block without opening it: `meta.json`, and the same in protobuf inside the tenant index (block-format §2).
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use prost_types::Timestamp as ProtoTimestamp;
 use serde::{Deserialize, Serialize};
@@ -151,8 +154,8 @@ pub struct BlockMeta {
     /// Length of the Parquet footer without the 8 bytes after it.
     #[serde(rename = "footerSize", default)]
     pub footer_size_bytes: u32,
-    #[serde(rename = "dedicatedColumns", default, skip_serializing_if = "Vec::is_empty", with = "dedicated::meta_json")]
-    pub dedicated_columns: Vec<DedicatedColumn>,
+    #[serde(rename = "dedicatedColumns", default, skip_serializing_if = "is_empty", with = "dedicated::meta_json")]
+    pub dedicated_columns: Arc<[DedicatedColumn]>,
     #[serde(rename = "replicationFactor", default, skip_serializing_if = "is_zero_u32")]
     pub replication_factor: u32,
 }
@@ -163,6 +166,49 @@ fn is_zero_u64(number: &u64) -> bool {
 
 fn is_zero_u32(number: &u32) -> bool {
     *number == 0
+}
+
+fn is_empty(columns: &[DedicatedColumn]) -> bool {
+    columns.is_empty()
+}
+
+/// Lists of dedicated columns that were seen: equal ones become one. The blocks of a tenant have few different lists, and a list takes up more
+/// than the rest of its meta.
+#[derive(Debug, Default)]
+pub struct ColumnLists {
+    lists: HashSet<Arc<[DedicatedColumn]>>,
+    /// The same by their JSON, so that it is read once.
+    by_json: HashMap<Bytes, Arc<[DedicatedColumn]>>,
+}
+
+/// Lists remembered. Full: all are forgotten and found again, which costs memory of blocks that come later, not correctness.
+const MAX_COLUMN_LISTS: usize = 1024;
+
+impl ColumnLists {
+    /// Returns the list to keep for `columns`.
+    pub fn share(&mut self, columns: Arc<[DedicatedColumn]>) -> Arc<[DedicatedColumn]> {
+        if let Some(known) = self.lists.get(&columns) {
+            return Arc::clone(known);
+        }
+        if self.lists.len() >= MAX_COLUMN_LISTS {
+            self.lists.clear();
+        }
+        self.lists.insert(Arc::clone(&columns));
+        columns
+    }
+
+    fn of_json(&mut self, json: &Bytes) -> Result<Arc<[DedicatedColumn]>, MetaError> {
+        if let Some(known) = self.by_json.get(json) {
+            return Ok(Arc::clone(known));
+        }
+        let columns = self.share(dedicated_from_json(json)?);
+        if self.by_json.len() >= MAX_COLUMN_LISTS {
+            self.by_json.clear();
+        }
+        // A copy, because the bytes are a part of the whole index.
+        self.by_json.insert(Bytes::copy_from_slice(json), Arc::clone(&columns));
+        Ok(columns)
+    }
 }
 
 impl BlockMeta {
@@ -180,7 +226,8 @@ impl BlockMeta {
         serde_json::to_vec(self).expect("a meta has only string keys")
     }
 
-    pub(crate) fn to_proto(&self) -> ProtoBlockMeta {
+    /// `columns_json` is what [`dedicated_to_json`] gives for the columns.
+    pub(crate) fn to_proto(&self, columns_json: Bytes) -> ProtoBlockMeta {
         ProtoBlockMeta {
             format: self.format.clone(),
             block_id: self.block_id.0.as_bytes().to_vec(),
@@ -194,12 +241,12 @@ impl BlockMeta {
             total_records: self.total_records,
             bloom_shards: self.bloom_shards,
             footer_size: self.footer_size_bytes,
-            dedicated_columns: dedicated_to_json(&self.dedicated_columns),
+            dedicated_columns: columns_json,
             replication_factor: self.replication_factor,
         }
     }
 
-    pub(crate) fn from_proto(proto: ProtoBlockMeta) -> Result<Self, MetaError> {
+    pub(crate) fn from_proto(proto: ProtoBlockMeta, lists: &mut ColumnLists) -> Result<Self, MetaError> {
         Ok(Self {
             format: proto.format,
             block_id: BlockId(Uuid::from_slice(&proto.block_id).map_err(|_| MetaError::Invalid("block id"))?),
@@ -213,7 +260,7 @@ impl BlockMeta {
             total_records: proto.total_records,
             bloom_shards: proto.bloom_shards,
             footer_size_bytes: proto.footer_size,
-            dedicated_columns: dedicated_from_json(&proto.dedicated_columns)?,
+            dedicated_columns: lists.of_json(&proto.dedicated_columns)?,
             replication_factor: proto.replication_factor,
         })
     }
@@ -229,28 +276,29 @@ pub struct CompactedBlockMeta {
 }
 
 impl CompactedBlockMeta {
-    pub(crate) fn to_proto(&self) -> ProtoCompactedBlockMeta {
-        ProtoCompactedBlockMeta { meta: Some(self.meta.to_proto()), compacted_time: Some(to_proto_time(self.compacted_time)) }
+    pub(crate) fn to_proto(&self, columns_json: Bytes) -> ProtoCompactedBlockMeta {
+        ProtoCompactedBlockMeta { meta: Some(self.meta.to_proto(columns_json)), compacted_time: Some(to_proto_time(self.compacted_time)) }
     }
 
-    pub(crate) fn from_proto(proto: ProtoCompactedBlockMeta) -> Result<Self, MetaError> {
+    pub(crate) fn from_proto(proto: ProtoCompactedBlockMeta, lists: &mut ColumnLists) -> Result<Self, MetaError> {
         let meta = proto.meta.ok_or(MetaError::Missing("block meta"))?;
-        Ok(Self { meta: BlockMeta::from_proto(meta)?, compacted_time: from_proto_time(proto.compacted_time)? })
+        Ok(Self { meta: BlockMeta::from_proto(meta, lists)?, compacted_time: from_proto_time(proto.compacted_time)? })
     }
 }
 
-fn dedicated_to_json(columns: &[DedicatedColumn]) -> Vec<u8> {
+/// Returns the array of `meta.json`; nothing for an empty list.
+pub(crate) fn dedicated_to_json(columns: &[DedicatedColumn]) -> Bytes {
     if columns.is_empty() {
-        return Vec::new();
+        return Bytes::new();
     }
     let mut json = Vec::new();
     dedicated::meta_json::serialize(columns, &mut serde_json::Serializer::new(&mut json)).expect("writing to memory succeeds");
-    json
+    json.into()
 }
 
-fn dedicated_from_json(json: &[u8]) -> Result<Vec<DedicatedColumn>, MetaError> {
+fn dedicated_from_json(json: &[u8]) -> Result<Arc<[DedicatedColumn]>, MetaError> {
     if json.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Arc::default());
     }
     Ok(dedicated::meta_json::deserialize(&mut serde_json::Deserializer::from_slice(json))?)
 }
@@ -308,8 +356,8 @@ pub(crate) struct ProtoBlockMeta {
     #[prost(uint32, tag = "16")]
     footer_size: u32,
     /// The JSON array of `meta.json`.
-    #[prost(bytes = "vec", tag = "17")]
-    dedicated_columns: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "17")]
+    dedicated_columns: Bytes,
     #[prost(uint32, tag = "18")]
     replication_factor: u32,
 }
@@ -332,7 +380,7 @@ mod tests {
     fn json_keeps_order_and_leaves_defaults_out() {
         let meta = BlockMeta::from_json(EXAMPLE.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(meta.to_json()).unwrap(), EXAMPLE);
-        let bare = BlockMeta { size_bytes: 0, replication_factor: 0, dedicated_columns: Vec::new(), start_time: unset_time(), ..meta };
+        let bare = BlockMeta { size_bytes: 0, replication_factor: 0, dedicated_columns: Arc::default(), start_time: unset_time(), ..meta };
         assert_eq!(
             String::from_utf8(bare.to_json()).unwrap(),
             r#"{"format":"vParquet5","blockID":"346f9850-f0e5-42c3-af24-3adaedc7be98","tenantID":"alpha","startTime":"0001-01-01T00:00:00Z","endTime":"2026-11-22T00:59:37Z","totalObjects":26,"compactionLevel":0,"indexPageSize":0,"totalRecords":1,"bloomShards":1,"footerSize":14150}"#
@@ -342,9 +390,12 @@ mod tests {
     #[test]
     fn protobuf_round_trips() {
         let meta = BlockMeta::from_json(EXAMPLE.as_bytes()).unwrap();
-        assert_eq!(BlockMeta::from_proto(meta.to_proto()).unwrap(), meta);
+        let (json, mut lists) = (dedicated_to_json(&meta.dedicated_columns), ColumnLists::default());
+        for _known_before in [false, true] {
+            assert_eq!(BlockMeta::from_proto(meta.to_proto(json.clone()), &mut lists).unwrap(), meta);
+        }
         let compacted = CompactedBlockMeta { meta, compacted_time: "1969-12-31T23:59:58.25+00:00".parse().unwrap() };
-        assert_eq!(CompactedBlockMeta::from_proto(compacted.to_proto()).unwrap(), compacted);
+        assert_eq!(CompactedBlockMeta::from_proto(compacted.to_proto(json), &mut lists).unwrap(), compacted);
     }
 
     #[test]
@@ -353,7 +404,7 @@ mod tests {
         let meta = BlockMeta::from_json(text.as_bytes()).unwrap();
         assert_eq!(meta.version(), Ok(BlockVersion::VParquet4));
         assert_eq!(meta.start_time.to_string(), "2026-11-22T00:59:17.5Z");
-        assert_eq!((meta.size_bytes, meta.replication_factor, meta.dedicated_columns), (0, 0, Vec::new()));
+        assert_eq!((meta.size_bytes, meta.replication_factor, meta.dedicated_columns), (0, 0, Arc::default()));
     }
 
     #[test]

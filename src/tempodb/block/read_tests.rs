@@ -775,7 +775,7 @@ async fn tables_of(reader: &BlockReader) -> Vec<SpanTable> {
 async fn what_our_writer_makes_of_real_blocks_reads_the_same() {
     for (tenant, Opened { reader, .. }) in open_all("vParquet5").await {
         let tables = tables_of(&reader).await;
-        let written = Stored::write(&tables, reader.meta().dedicated_columns.clone());
+        let written = Stored::write(&tables, reader.meta().dedicated_columns.to_vec());
         let again = written.open(ReadOptions::default()).await.unwrap();
         let meter = ReadMeter::default();
         for (group, (table, reread)) in tables.iter().zip(tables_of(&again).await).enumerate() {
@@ -874,7 +874,7 @@ proptest! {
         let mut stored = Stored::load("beta", "daee1b73-8553-4698-888c-3e28752dc459");
         if ours {
             let tables = runtime.block_on(async { tables_of(&stored.open(ReadOptions::default()).await.unwrap()).await });
-            stored = Stored::write(&tables, stored.meta.dedicated_columns);
+            stored = Stored::write(&tables, stored.meta.dedicated_columns.to_vec());
         }
         stored.data = damaged(&stored.data, &damage);
         if let Some(cut) = cut {

@@ -200,7 +200,7 @@ impl<W: Write + Send> BlockEncoder<W> {
             total_records: self.index.last_ids.len() as u32,
             bloom_shards: self.bloom.shard_count(),
             footer_size_bytes: sink.footer_size_bytes(),
-            dedicated_columns: self.block.dedicated_columns,
+            dedicated_columns: self.block.dedicated_columns.into(),
             replication_factor: self.block.replication_factor,
         };
         let blooms = self.bloom.shards().iter().map(|shard| shard.encode()).collect();

@@ -42,7 +42,7 @@ fn meta(block: &Block) -> Arc<BlockMeta> {
         total_records: 1,
         bloom_shards: 1,
         footer_size_bytes: 0,
-        dedicated_columns: block.columns.clone(),
+        dedicated_columns: block.columns.clone().into(),
         replication_factor: block.factor,
     })
 }
