@@ -27,4 +27,5 @@ mod query_blocks;
 mod start_errors;
 mod tenancy;
 mod tidy;
+mod trace_filter;
 mod written_blocks;

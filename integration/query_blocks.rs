@@ -42,13 +42,7 @@ fn api() -> axum::Router {
     let backend = Backend::local(BLOCKS).expect("folder");
     let db = Arc::new(TempoDb::new(backend, block_list(), DbSettings::default(), Arc::new(SystemClock)));
     let blocks: BlockListPort = Arc::clone(&db) as BlockListPort;
-    let querier = Querier::new(querier::Parts {
-        config: Default::default(),
-        span_readers: Vec::new(),
-        db,
-        blocks: Arc::clone(&blocks),
-        cpu: cpu.clone(),
-    });
+    let querier = Querier::new(querier::Parts { config: Default::default(), span_readers: Vec::new(), db, cpu: cpu.clone() });
     let frontend = QueryFrontend::new(query_frontend::Parts {
         config: Default::default(),
         tenancy: Tenancy { multitenancy_enabled: true, multi_tenant_queries_enabled: true },

@@ -46,6 +46,7 @@ use crate::tempodb::config::DedicatedColumnConfig;
 use crate::tempodb::db::{DbSettings, TempoDb};
 use crate::tempodb::poller::{OwnsAll, Poller, PollerSettings};
 use crate::tempodb::retention::RetentionSettings;
+use crate::tempodb::trace_filter::{self, maintain::MaintainSettings};
 
 /// A row of the table: what the graph needs to know, and how the module is built once everything it needs is.
 pub(super) struct Module {
@@ -195,20 +196,29 @@ async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> 
     let compacted_grace = SignedDuration::try_from(settings.interval.saturating_mul(2)).unwrap_or(SignedDuration::MAX);
     let ownership = Arc::new(OwnsAll(owns_indexes));
     let poller = Poller::new(backend.clone(), settings, ownership, Arc::clone(&clock), Arc::clone(&list), context.cpu.clone());
-    context.db = Some(Arc::new(TempoDb::new(backend, list, DbSettings { compacted_grace, ..DbSettings::default() }, clock)));
-    Ok(Box::new(StoreService(poller)))
+    let db = Arc::new(TempoDb::new(backend, list, DbSettings { compacted_grace, ..DbSettings::default() }, clock));
+    context.db = Some(Arc::clone(&db));
+    Ok(Box::new(StoreService { poller, db, cpu: context.cpu.clone() }))
 }
 
-struct StoreService(Poller);
+/// Keeps the block list and what is derived from it.
+struct StoreService {
+    poller: Poller,
+    db: Arc<TempoDb>,
+    cpu: CpuPool,
+}
 
 #[async_trait]
 impl Service for StoreService {
     async fn start(&mut self) -> anyhow::Result<()> {
-        self.0.poll().await.context("first poll of the block list")
+        self.poller.poll().await.context("first poll of the block list")
     }
 
     async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
-        self.0.run(stop).await;
+        // Who builds the index of a tenant also keeps its trace filter.
+        let is_ours = |tenant: &TenantId| self.poller.builds_index(tenant);
+        let filters = trace_filter::maintain::run(&self.db, &self.cpu, MaintainSettings::default(), is_ours, stop.clone());
+        tokio::join!(self.poller.run(stop), filters);
         Ok(())
     }
 }
@@ -312,7 +322,6 @@ async fn build_querier(context: &mut Context) -> anyhow::Result<Box<dyn Service>
         config: context.loaded.config.querier.clone(),
         span_readers: context.recent_spans.clone(),
         db: built(&context.db)?,
-        blocks: built(&context.db)?,
         cpu: context.cpu.clone(),
     };
     context.querier = Some(Arc::new(Querier::new(parts)));

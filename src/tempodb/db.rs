@@ -20,15 +20,16 @@ use super::backend::{Backend, BackendError};
 use super::block::dictionary_cache::DictionaryCache;
 use super::block::error::BlockReadError;
 use super::block::meta::{BlockId, BlockMeta, is_preview};
-use super::block::read::{BlockReader, ReadMeter, ReadOptions};
+use super::block::read::{BlockReader, ReadMeter, ReadOptions, bloom_may_contain};
 use super::block::write::{BlockWriter, NewBlock, WriteError};
 use super::blocklist::BlockList;
 use super::cache::{BlockCacheSettings, BlockCaches, Caches};
+use super::trace_filter::lookup::{Candidates, TraceFilters, TraceQuery};
 use super::{keys, metrics as names};
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
 use crate::base::error_class::ErrorClass;
-use crate::model::ids::TenantId;
+use crate::model::ids::{TenantId, TraceId};
 
 /// For callers that want all blocks.
 pub const ALL_TIMES: RangeInclusive<i64> = i64::MIN..=i64::MAX;
@@ -100,6 +101,7 @@ pub struct TempoDb {
     options: ReadOptions,
     clock: SharedClock,
     readers: Mutex<Readers>,
+    filters: TraceFilters,
     /// How often blocks were found corrupt.
     corrupt: Mutex<HashMap<BlockId, u32>>,
 }
@@ -116,7 +118,8 @@ impl TempoDb {
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
         let caches = Arc::new(BlockCaches::new(settings.caches.clone(), settings.cached.clone(), Arc::clone(&clock)));
         let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries, caches };
-        Self { backend, list, settings, options, clock, readers: Mutex::default(), corrupt: Mutex::default() }
+        let (readers, corrupt) = (Mutex::default(), Mutex::default());
+        Self { backend, list, settings, options, clock, readers, filters: TraceFilters::default(), corrupt }
     }
 
     pub fn backend(&self) -> &Backend {
@@ -175,14 +178,52 @@ impl TempoDb {
         Ok(reader)
     }
 
-    /// Returns the blocks of [`TempoDb::blocks`] and those compacted within the grace time: nothing is missing in them, some of it is twice.
-    pub fn blocks_for_lookup(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
-        let mut metas = self.blocks(tenant);
-        let blocks = self.list.blocks(tenant);
-        let since = self.clock.now_unix_seconds() as i64 - self.settings.compacted_grace.as_secs();
-        let recent = blocks.compacted.compacted_since(since).filter(|block| !is_preview(&block.meta.format));
-        metas.extend(recent.map(|block| Arc::new(block.meta.clone())));
-        metas
+    /// Opens a reader that is not kept and uses no caches, for whoever goes through many blocks once.
+    pub async fn open_apart(&self, tenant: &TenantId, meta: &Arc<BlockMeta>, meter: &ReadMeter) -> Result<BlockReader, DbError> {
+        if self.is_quarantined(meta.block_id) {
+            return Err(DbError::Quarantined);
+        }
+        let options = ReadOptions { verify_checksums: self.settings.verify_checksums, ..ReadOptions::default() };
+        let opened = BlockReader::open(&self.backend, tenant, Arc::clone(meta), options, meter).await;
+        opened.map_err(|error| self.failure(tenant, meta.block_id, error))
+    }
+
+    /// Returns the blocks that may hold a trace: those the filter of the tenant names, and those it does not cover. Blocks compacted within the
+    /// grace time are among them: nothing is missing, some of it is twice.
+    pub async fn candidate_blocks(
+        &self,
+        tenant: &TenantId,
+        id: TraceId,
+        range: RangeInclusive<i64>,
+        blocks: RangeInclusive<BlockId>,
+    ) -> Candidates {
+        let now = self.now_seconds();
+        let compacted_since = (now as i64).saturating_sub(self.settings.compacted_grace.as_secs());
+        let query = TraceQuery { id, range, blocks, compacted_since };
+        self.filters.candidates(&self.backend, tenant, self.list.blocks(tenant), now, &query).await
+    }
+
+    /// Returns how many live blocks of a range the filter of the tenant does not cover; `None` when there is no filter.
+    pub async fn uncovered_blocks(&self, tenant: &TenantId, range: RangeInclusive<i64>) -> Option<usize> {
+        self.filters.uncovered(&self.backend, tenant, self.list.blocks(tenant), self.now_seconds(), &range).await
+    }
+
+    pub(super) fn trace_filters(&self) -> &TraceFilters {
+        &self.filters
+    }
+
+    pub(super) fn now_seconds(&self) -> u64 {
+        self.clock.now_unix_seconds()
+    }
+
+    /// Asks the bloom filter of a block; `false` is certain.
+    pub async fn bloom_may_contain(&self, tenant: &TenantId, meta: &BlockMeta, id: TraceId) -> Result<bool, DbError> {
+        if self.is_quarantined(meta.block_id) {
+            return Err(DbError::Quarantined);
+        }
+        counter!(names::BLOOM_LOOKUPS).increment(1);
+        let asked = bloom_may_contain(&self.backend, tenant, meta, id, &self.options).await;
+        asked.map_err(|error| self.failure(tenant, meta.block_id, error))
     }
 
     /// Lets go of everything kept of a block, because its objects are deleted.
@@ -250,7 +291,6 @@ mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
     use crate::base::cpu_pool::CpuPool;
-    use crate::model::ids::TraceId;
     use crate::tempodb::config::TraceStorageConfig;
 
     /// A copy of the fixture blocks, and a database over it after one poll. The files go with the folder.

@@ -36,6 +36,18 @@ pub const RETENTION_ERRORS: &str = "tempodb_retention_errors_total";
 pub const RETENTION_MARKED: &str = "tempodb_retention_marked_for_deletion_total";
 pub const RETENTION_DELETED: &str = "tempodb_retention_deleted_total";
 pub const ORPHANS_DELETED: &str = "tempo_rs_tempodb_orphaned_blocks_deleted_total";
+pub const FILTER_LOOKUPS: &str = "tempo_rs_trace_filter_lookups_total";
+pub const FILTER_CANDIDATES: &str = "tempo_rs_trace_filter_candidates_total";
+pub const FILTER_FALSE_POSITIVES: &str = "tempo_rs_trace_filter_false_positives_total";
+pub const FILTER_READ_BYTES: &str = "tempo_rs_trace_filter_read_bytes_total";
+pub const FILTER_WRITTEN_BYTES: &str = "tempo_rs_trace_filter_written_bytes_total";
+pub const FILTER_ERRORS: &str = "tempo_rs_trace_filter_errors_total";
+pub const FILTER_HEADER_BYTES: &str = "tempo_rs_trace_filter_header_bytes";
+pub const FILTER_BYTES: &str = "tempo_rs_trace_filter_bytes";
+pub const FILTER_RUNS: &str = "tempo_rs_trace_filter_runs";
+pub const FILTER_UNCOVERED: &str = "tempo_rs_trace_filter_uncovered_blocks";
+pub const FILTER_MAINTENANCE: &str = "tempo_rs_trace_filter_maintenance_seconds";
+pub const BLOOM_LOOKUPS: &str = "tempo_rs_tempodb_bloom_lookups_total";
 
 /// Registers help texts, and the series that alerts need from the start.
 pub fn describe() {
@@ -60,6 +72,18 @@ pub fn describe() {
     describe_histogram!(CACHE_STORE_SIZE, Unit::Bytes, "Size of values handed to caches, by role");
     describe_gauge!(OPEN_READERS, "Blocks whose footer is kept in memory");
     metrics::counter!(CORRUPT_READS).absolute(0);
+    describe_counter!(FILTER_LOOKUPS, "Lookups of a trace that a trace filter answered");
+    describe_counter!(FILTER_CANDIDATES, "Blocks that trace filters named");
+    describe_counter!(FILTER_FALSE_POSITIVES, "Blocks that trace filters named and that did not hold the trace");
+    describe_counter!(FILTER_READ_BYTES, Unit::Bytes, "Bytes of trace filters read by lookups");
+    describe_counter!(FILTER_WRITTEN_BYTES, Unit::Bytes, "Bytes of trace filters written, merges included");
+    describe_counter!(FILTER_ERRORS, "Failures of trace filters, per reason; blocks are then asked one by one");
+    describe_gauge!(FILTER_HEADER_BYTES, Unit::Bytes, "Memory of the headers of trace filters");
+    describe_gauge!(FILTER_BYTES, Unit::Bytes, "Bytes of the trace filter in the backend, per tenant");
+    describe_gauge!(FILTER_RUNS, "Objects of the trace filter, per tenant");
+    describe_gauge!(FILTER_UNCOVERED, "Live blocks that the trace filter does not cover, per tenant");
+    describe_histogram!(FILTER_MAINTENANCE, Unit::Seconds, "Duration of bringing the trace filter of a tenant up to date");
+    describe_counter!(BLOOM_LOOKUPS, "Bloom filters of blocks asked for a trace");
     metrics::counter!(QUARANTINED_BLOCKS).absolute(0);
     describe_compaction();
     describe_retention();

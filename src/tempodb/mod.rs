@@ -14,3 +14,4 @@ pub mod poller;
 pub mod retention;
 pub mod sorted_blocks;
 pub mod tenant_index;
+pub mod trace_filter;

@@ -23,6 +23,8 @@ use crate::tempodb::block::meta::{BlockId, BlockMeta};
 use crate::tempodb::block::read::{BlockReader, FetchedRowGroup, ReadMeter};
 use crate::tempodb::block::selection::RowSelection;
 use crate::tempodb::db::DbError;
+use crate::tempodb::metrics::FILTER_FALSE_POSITIVES;
+use crate::tempodb::trace_filter::lookup::Candidate;
 use crate::traceql::engine::projection::FetchColumn;
 use crate::traceql::engine::{self, HitRows, Plan, hits};
 use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
@@ -66,18 +68,18 @@ impl Querier {
         last: BlockId,
     ) -> Result<FindTraceReply, CallError> {
         let started = Instant::now();
-        let candidates = self.blocks.readable_blocks(tenant).into_iter().filter(|meta| {
-            (first..=last).contains(&meta.block_id) && request.range.overlaps(meta.start_time.as_second(), meta.end_time.as_second())
-        });
-        let mut found = stream::iter(candidates)
-            .map(|meta| async move {
+        let candidates = self.db.candidate_blocks(tenant, request.trace_id, request.range.seconds(), first..=last).await;
+        let mut found = stream::iter(candidates.blocks)
+            .map(|candidate| async move {
                 let meter = ReadMeter::default();
-                let found = self.find_in_block(tenant, request, &meta, &meter).await;
-                let part = self.or_skipped(tenant, &meta, found)?;
-                Ok::<_, CallError>((meta.block_id, part, inspection(&meter)))
+                let found = self.find_in_candidate(tenant, request, &candidate, &meter).await;
+                let part = self.or_skipped(tenant, &candidate.meta, found)?;
+                Ok::<_, CallError>((candidate.meta.block_id, part, inspection(&meter)))
             })
             .buffer_unordered(BLOCKS_AT_ONCE);
         let mut reply = FindTraceReply::default();
+        let cost = candidates.cost;
+        reply.inspection.add(Inspection { backend_reads: cost.requests, backend_bytes: cost.bytes, ..Inspection::default() });
         while let Some(outcome) = found.next().await {
             let (block, part, inspection) = outcome?;
             reply.inspection.add(inspection);
@@ -93,15 +95,25 @@ impl Querier {
         Ok(reply)
     }
 
-    async fn find_in_block(
+    async fn find_in_candidate(
         &self,
         tenant: &TenantId,
         request: FindTraceRequest,
-        meta: &Arc<BlockMeta>,
+        candidate: &Candidate,
         meter: &ReadMeter,
     ) -> Result<Option<SpanTable>, JobError> {
+        let (meta, id) = (&candidate.meta, request.trace_id);
+        // A block is opened only if it may hold the trace.
+        if !candidate.is_named_by_filter && !self.db.bloom_may_contain(tenant, meta, id).await? {
+            return Ok(None);
+        }
         let reader = self.db.open(tenant, meta, meter).await?;
-        let Some(fetched) = reader.fetch_trace(request.trace_id, meter).await? else { return Ok(None) };
+        let Some(fetched) = reader.fetch_trace(id, meter).await? else {
+            if candidate.is_named_by_filter {
+                counter!(FILTER_FALSE_POSITIVES).increment(1);
+            }
+            return Ok(None);
+        };
         Ok(Some(self.on_cpu("decode_trace", move || fetched.decode()).await??))
     }
 

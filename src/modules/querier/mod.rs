@@ -24,7 +24,6 @@ use tokio::sync::Semaphore;
 
 use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::TenantId;
-use crate::services::rpc::block_list::BlockListPort;
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Querier as QuerierApi, SearchPart, TracePart};
 use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::span_reader::SpanReaderPort;
@@ -40,7 +39,6 @@ pub struct Parts {
     /// Everybody who holds recent data; all are asked.
     pub span_readers: Vec<SpanReaderPort>,
     pub db: Arc<TempoDb>,
-    pub blocks: BlockListPort,
     pub cpu: CpuPool,
 }
 
@@ -49,7 +47,6 @@ pub struct Querier {
     config: QuerierConfig,
     span_readers: Vec<SpanReaderPort>,
     db: Arc<TempoDb>,
-    blocks: BlockListPort,
     cpu: CpuPool,
     places: Semaphore,
 }
@@ -66,9 +63,9 @@ impl Drop for CancelOnDrop {
 
 impl Querier {
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, span_readers, db, blocks, cpu } = parts;
+        let Parts { config, span_readers, db, cpu } = parts;
         let places = Semaphore::new(config.max_concurrent_queries.max(1));
-        Self { config, span_readers, db, blocks, cpu, places }
+        Self { config, span_readers, db, cpu, places }
     }
 
     /// Runs a job when there is a place, within `limit` including the wait.

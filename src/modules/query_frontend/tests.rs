@@ -86,7 +86,12 @@ impl Querier for TableQuerier {
 /// One block of ten minutes before now for every tenant.
 struct OneBlock;
 
+#[async_trait]
 impl BlockList for OneBlock {
+    async fn blocks_without_filter(&self, _tenant: &TenantId, _range: TimeRange) -> Option<usize> {
+        None
+    }
+
     fn live_blocks(&self, _tenant: &TenantId, range: TimeRange) -> Vec<Arc<BlockMeta>> {
         let meta = json!({
             "format": "vParquet5", "blockID": "b1a76807-e24a-4b98-bcfd-0e2a55737f75", "tenantID": "t", "totalObjects": 1, "size": 10,

@@ -19,6 +19,9 @@ use crate::services::rpc::status::CallError;
 use crate::services::rpc::trace_output::{ResourceListName, SpanSelection, TraceOutput};
 use crate::traceql::engine::{EvaluateOptions, Plan, evaluate};
 
+/// Blocks that one job asks by their bloom filters, when a trace filter covers the others.
+const BLOCKS_PER_JOB: usize = 64;
+
 /// The two shapes of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TraceApi {
@@ -55,7 +58,7 @@ impl QueryFrontend {
         let request = FindTraceRequest { trace_id: params.trace_id, range };
         let mut parts: Vec<(TenantId, TracePart)> = Vec::new();
         for tenant in tenants {
-            parts.extend(self.trace_parts(tenant, params.mode, range).into_iter().map(|part| (tenant.clone(), part)));
+            parts.extend(self.trace_parts(tenant, params.mode, range).await.into_iter().map(|part| (tenant.clone(), part)));
         }
         let jobs = parts.len();
         let concurrent = match self.config.trace_by_id.concurrent_shards {
@@ -78,7 +81,7 @@ impl QueryFrontend {
         Ok((found, jobs))
     }
 
-    fn trace_parts(&self, tenant: &TenantId, mode: TraceMode, range: TimeRange) -> Vec<TracePart> {
+    async fn trace_parts(&self, tenant: &TenantId, mode: TraceMode, range: TimeRange) -> Vec<TracePart> {
         let mut parts = Vec::new();
         if matches!(mode, TraceMode::All | TraceMode::Recent) {
             parts.push(TracePart::Recent);
@@ -91,6 +94,11 @@ impl QueryFrontend {
                     let in_range = self.blocks.live_blocks(tenant, range).len();
                     in_range.div_ceil(per_shard).min(self.config.max_outstanding_per_tenant.saturating_sub(1))
                 }
+            };
+            // A filter answers for all blocks at once: only those that it does not cover are worth to be divided.
+            let shards = match self.blocks.blocks_without_filter(tenant, range).await {
+                Some(blocks) => blocks.div_ceil(BLOCKS_PER_JOB).clamp(1, shards.max(1)),
+                None => shards,
             };
             parts.extend(jobs::block_id_ranges(shards).into_iter().map(|(first, last)| TracePart::Blocks { first, last }));
         }

@@ -146,23 +146,28 @@ impl BlockReader {
 
     /// Returns the spans of a trace; `None` when the block does not hold it. `inspectedBytes` do not count bloom and index objects.
     pub async fn find_trace(&self, id: TraceId, meter: &ReadMeter) -> Result<Option<SpanTable>, BlockReadError> {
+        if !may_contain(&self.objects, &self.meta, id).await? {
+            return Ok(None);
+        }
         match self.fetch_trace(id, meter).await? {
             Some(fetched) => fetched.decode().map(Some),
             None => Ok(None),
         }
     }
 
-    /// Finds the row of a trace and fetches its pages.
+    /// Finds the row of a trace and fetches its pages. Does not ask the bloom filter: that is done before a block is opened.
     pub async fn fetch_trace(&self, id: TraceId, meter: &ReadMeter) -> Result<Option<FetchedRowGroup>, BlockReadError> {
         let Some((group, row)) = self.locate_trace(id, meter).await? else { return Ok(None) };
         self.fetch_row_group(group, &Projection::all(), Some(&RowSelection::from_range(row..row + 1)), meter).await.map(Some)
     }
 
+    /// Fetches the trace ids of a row group.
+    pub async fn fetch_trace_ids(&self, group: usize, meter: &ReadMeter) -> Result<FetchedTraceIds, BlockReadError> {
+        self.fetch(group, &[Column::TraceId], None, meter).await.map(FetchedTraceIds)
+    }
+
     /// Returns row group and row of a trace.
     pub async fn locate_trace(&self, id: TraceId, meter: &ReadMeter) -> Result<Option<(usize, usize)>, BlockReadError> {
-        if !self.bloom_may_contain(id).await? {
-            return Ok(None);
-        }
         let candidates = match self.index().await? {
             // An index that does not fit the file is not trusted.
             Some(index) if index.last_ids.len() == self.row_groups() => match index.row_group_of(id) {
@@ -179,13 +184,6 @@ impl BlockReader {
             }
         }
         Ok(None)
-    }
-
-    async fn bloom_may_contain(&self, id: TraceId) -> Result<bool, BlockReadError> {
-        let shard = bloom::shard_of(id, self.meta.bloom_shards);
-        let bytes = self.objects.bloom(&self.meta, shard).await.map_err(|cause| BlockReadError::Bloom { shard, cause })?;
-        let bloom = BloomShard::decode(&bytes).map_err(|cause| BlockReadError::CorruptBloom { shard, cause })?;
-        Ok(bloom.may_contain(id))
     }
 
     async fn index(&self) -> Result<Option<&RowGroupIndex>, BlockReadError> {
@@ -354,6 +352,25 @@ impl BlockReader {
     }
 }
 
+/// Whether a block may hold a trace, by its bloom filter; `false` is certain. Reads nothing else of the block.
+pub async fn bloom_may_contain(
+    backend: &Backend,
+    tenant: &TenantId,
+    meta: &BlockMeta,
+    id: TraceId,
+    options: &ReadOptions,
+) -> Result<bool, BlockReadError> {
+    let objects = BlockObjects::new(backend, Arc::clone(&options.caches), tenant, meta.block_id);
+    may_contain(&objects, meta, id).await
+}
+
+async fn may_contain(objects: &BlockObjects, meta: &BlockMeta, id: TraceId) -> Result<bool, BlockReadError> {
+    let shard = bloom::shard_of(id, meta.bloom_shards);
+    let bytes = objects.bloom(meta, shard).await.map_err(|cause| BlockReadError::Bloom { shard, cause })?;
+    let bloom = BloomShard::decode(&bytes).map_err(|cause| BlockReadError::CorruptBloom { shard, cause })?;
+    Ok(bloom.may_contain(id))
+}
+
 async fn read_footer(objects: &BlockObjects, range: Range<u64>, meter: &ReadMeter) -> Result<Bytes, BlockReadError> {
     let buffers = objects.ranges(&[(CacheRole::ParquetFooter, range)], meter).await?;
     Ok(buffers.into_iter().next().unwrap_or_default())
@@ -377,5 +394,20 @@ impl FetchedRowGroup {
             self.options.dictionaries.put((self.meta.block_id, self.fetched.group, *leaf), dictionary);
         }
         table
+    }
+}
+
+/// Bytes of the trace ids of a row group.
+#[derive(Debug)]
+pub struct FetchedTraceIds(Fetched);
+
+impl FetchedTraceIds {
+    /// Returns one id per trace, in order.
+    pub fn decode(&self) -> Result<Vec<TraceId>, BlockReadError> {
+        let ids = Assembler::new(&self.0).trace_ids()?;
+        if ids.len() != self.0.file.rows(self.0.group) {
+            return Err(BlockReadError::Layout("a row group has another number of trace ids than of traces"));
+        }
+        Ok(ids)
     }
 }
