@@ -2,6 +2,7 @@
 
 pub mod byte_budget;
 pub mod backoff;
+pub mod binary_fuse;
 pub mod bitset;
 pub mod clock;
 pub mod cpu_pool;

@@ -21,6 +21,8 @@ use super::block::dictionary_cache::DictionaryCache;
 use super::block::error::BlockReadError;
 use super::block::meta::{BlockId, BlockMeta, is_preview};
 use super::block::read::{BlockReader, ReadMeter, ReadOptions, bloom_may_contain};
+use super::block::side::store::SideObjects;
+use super::block::side::tag_index::TagIndex;
 use super::block::write::{BlockWriter, NewBlock, WriteError};
 use super::blocklist::BlockList;
 use super::cache::{BlockCacheSettings, BlockCaches, Caches};
@@ -47,6 +49,8 @@ pub struct DbSettings {
     pub max_open_readers: usize,
     /// Decoded dictionaries; that of all attribute values in a foreign block alone takes some 10 MB.
     pub dictionary_cache_bytes: usize,
+    /// Side objects; a block's take about a byte a span, and only what is asked for is kept.
+    pub side_cache_bytes: usize,
     pub verify_checksums: bool,
     /// Compacted blocks are still asked for this long, because others may not know their successor yet: twice the poll interval.
     pub compacted_grace: SignedDuration,
@@ -60,6 +64,7 @@ impl Default for DbSettings {
         Self {
             max_open_readers: 256,
             dictionary_cache_bytes: 64 << 20,
+            side_cache_bytes: 32 << 20,
             verify_checksums: true,
             compacted_grace: SignedDuration::from_mins(10),
             caches: Caches::default(),
@@ -100,6 +105,8 @@ pub struct TempoDb {
     settings: DbSettings,
     options: ReadOptions,
     clock: SharedClock,
+    side: SideObjects,
+    tags: TagIndex,
     readers: Mutex<Readers>,
     filters: TraceFilters,
     /// How often blocks were found corrupt.
@@ -118,8 +125,10 @@ impl TempoDb {
         let dictionaries = Arc::new(DictionaryCache::new(settings.dictionary_cache_bytes));
         let caches = Arc::new(BlockCaches::new(settings.caches.clone(), settings.cached.clone(), Arc::clone(&clock)));
         let options = ReadOptions { verify_checksums: settings.verify_checksums, dictionaries, caches };
+        let side = SideObjects::new(backend.clone(), Arc::clone(&clock), settings.side_cache_bytes);
+        let tags = TagIndex::new(Arc::clone(&clock));
         let (readers, corrupt) = (Mutex::default(), Mutex::default());
-        Self { backend, list, settings, options, clock, readers, filters: TraceFilters::default(), corrupt }
+        Self { backend, list, settings, options, clock, side, tags, readers, filters: TraceFilters::default(), corrupt }
     }
 
     pub fn backend(&self) -> &Backend {
@@ -130,6 +139,16 @@ impl TempoDb {
     pub async fn create_block(&self, cpu: CpuPool, block: NewBlock) -> Result<BlockWriter, WriteError> {
         let writer = BlockWriter::create(Arc::clone(self.backend.store()), cpu, block).await?;
         Ok(writer.cached_in(Arc::clone(&self.options.caches)))
+    }
+
+    /// The objects that say what is in blocks without opening them.
+    pub fn side(&self) -> &SideObjects {
+        &self.side
+    }
+
+    /// The tags of all blocks of a tenant, joined.
+    pub fn tags(&self) -> &TagIndex {
+        &self.tags
     }
 
     pub fn block_list(&self) -> &Arc<BlockList> {

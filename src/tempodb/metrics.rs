@@ -48,6 +48,12 @@ pub const FILTER_RUNS: &str = "tempo_rs_trace_filter_runs";
 pub const FILTER_UNCOVERED: &str = "tempo_rs_trace_filter_uncovered_blocks";
 pub const FILTER_MAINTENANCE: &str = "tempo_rs_trace_filter_maintenance_seconds";
 pub const BLOOM_LOOKUPS: &str = "tempo_rs_tempodb_bloom_lookups_total";
+pub const SIDE_REQUESTS: &str = "tempo_rs_side_objects_requests_total";
+pub const SIDE_CACHE_BYTES: &str = "tempo_rs_side_objects_cache_bytes";
+pub const SIDE_TAG_INDEX_BYTES: &str = "tempo_rs_side_objects_tag_index_bytes";
+pub const SIDE_SKIPPED_ROW_GROUPS: &str = "tempo_rs_side_objects_skipped_row_groups_total";
+pub const SIDE_SAVED_REQUESTS: &str = "tempo_rs_side_objects_saved_requests_total";
+pub const SIDE_SAVED_BYTES: &str = "tempo_rs_side_objects_saved_bytes_total";
 
 /// Registers help texts, and the series that alerts need from the start.
 pub fn describe() {
@@ -84,6 +90,18 @@ pub fn describe() {
     describe_gauge!(FILTER_UNCOVERED, "Live blocks that the trace filter does not cover, per tenant");
     describe_histogram!(FILTER_MAINTENANCE, Unit::Seconds, "Duration of bringing the trace filter of a tenant up to date");
     describe_counter!(BLOOM_LOOKUPS, "Bloom filters of blocks asked for a trace");
+    describe_counter!(
+        SIDE_REQUESTS,
+        "Questions to side objects, per object and outcome: hit (in memory), miss (read), absent, corrupt, failed"
+    );
+    describe_gauge!(SIDE_CACHE_BYTES, Unit::Bytes, "Side objects kept in memory");
+    describe_gauge!(SIDE_TAG_INDEX_BYTES, Unit::Bytes, "Tags of all blocks of the tenants that were asked for, joined in memory");
+    describe_counter!(SIDE_SKIPPED_ROW_GROUPS, "Row groups that a query did not read because of side objects");
+    describe_counter!(
+        SIDE_SAVED_REQUESTS,
+        "Requests to the object store that side objects made needless: at least one a block that was not opened"
+    );
+    describe_counter!(SIDE_SAVED_BYTES, Unit::Bytes, "Bytes of these requests: the footers of the blocks that were not opened");
     metrics::counter!(QUARANTINED_BLOCKS).absolute(0);
     describe_compaction();
     describe_retention();

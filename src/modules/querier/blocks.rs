@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::metrics::{BACKEND_PROCESSING, SKIPPED_BLOCKS};
 use super::projection::{candidate_rows, row_group_may_match};
+use super::pruning::{candidate_groups, probes_of};
 use super::{CancelOnDrop, Querier};
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
@@ -168,10 +169,15 @@ impl Querier {
         let (conditions, results) = (projection_of(&fetch), projection_of(plan.result_fetch()));
         let meter = ReadMeter::default();
         let cancel = CancelOnDrop::default();
+        let promising = candidate_groups(self.db.side(), tenant, meta, &row_groups, &probes_of(&fetch, &request), &meter).await;
+        if promising.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(SearchReply { hits: Vec::new(), inspection: inspection(&meter) });
+        }
         let reader = self.db.open(tenant, meta, &meter).await?;
         let mut collector = SearchCollector::new(request.limit, order);
         let mut seen = Inspection::default();
-        for group in groups(&reader, row_groups) {
+        let in_file = groups(&reader, row_groups);
+        for group in promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group)) {
             if !row_group_may_match(&reader, group, &fetch, &meter, &self.cpu).await? {
                 continue;
             }
@@ -312,11 +318,11 @@ fn groups(reader: &BlockReader, row_groups: Range<usize>) -> Range<usize> {
     row_groups.start.min(reader.row_groups())..row_groups.end.min(reader.row_groups())
 }
 
-fn inspection(meter: &ReadMeter) -> Inspection {
+pub(super) fn inspection(meter: &ReadMeter) -> Inspection {
     let cost = meter.cost();
     Inspection { bytes: meter.inspected_bytes(), backend_reads: cost.requests, backend_bytes: cost.bytes, ..Inspection::default() }
 }
 
-fn observe(operation: &'static str, tenant: &TenantId, started: Instant) {
+pub(super) fn observe(operation: &'static str, tenant: &TenantId, started: Instant) {
     histogram!(BACKEND_PROCESSING, "operation" => operation, "tenant" => tenant.to_string()).record(started.elapsed());
 }

@@ -10,8 +10,12 @@
 
 mod blocks;
 pub mod config;
+mod listed_tags;
 pub mod metrics;
 mod projection;
+mod pruning;
+#[cfg(test)]
+mod side_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,10 +28,11 @@ use tokio::sync::Semaphore;
 
 use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::TenantId;
-use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Querier as QuerierApi, SearchPart, TracePart};
+use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Listed, Querier as QuerierApi, SearchPart, TracePart};
 use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::span_reader::SpanReaderPort;
 use crate::services::rpc::status::CallError;
+use crate::tempodb::block::meta::BlockMeta;
 use crate::tempodb::db::TempoDb;
 use crate::traceql::result::SearchRequest;
 
@@ -168,5 +173,23 @@ impl QuerierApi for Querier {
                 self.run(self.search_limit(), self.tag_values_of_block(tenant, request, meta, row_groups.clone())).await
             }
         }
+    }
+
+    async fn listed_tag_names(
+        &self,
+        tenant: &TenantId,
+        request: &TagNamesRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<Listed<TagNamesReply>, CallError> {
+        self.run(self.search_limit(), self.tag_names_of_lists(tenant, request, blocks)).await
+    }
+
+    async fn listed_tag_values(
+        &self,
+        tenant: &TenantId,
+        request: &TagValuesRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<Listed<TagValuesReply>, CallError> {
+        self.run(self.search_limit(), self.tag_values_of_lists(tenant, request, blocks)).await
     }
 }

@@ -89,7 +89,7 @@ fn is_same(literal: &[u8], value: &[u8]) -> bool {
     literal.len() == value.len() && literal.last() == value.last() && literal == value
 }
 
-fn int_column(column: FetchColumn) -> Option<IntColumn> {
+pub(super) fn int_column(column: FetchColumn) -> Option<IntColumn> {
     match column {
         FetchColumn::SpanStart => Some(IntColumn::SpanStart),
         FetchColumn::SpanDuration => Some(IntColumn::SpanDuration),
@@ -101,7 +101,7 @@ fn int_column(column: FetchColumn) -> Option<IntColumn> {
 }
 
 /// The columns of which any may hold the value; `None` stands for one that cannot be tested.
-fn string_columns(target: &FetchTarget) -> Vec<Option<StringColumn>> {
+pub(super) fn string_columns(target: &FetchTarget) -> Vec<Option<StringColumn>> {
     let attribute = |level, key: &str| StringColumn::Attr(level, key.as_bytes().to_vec());
     let resource = |key: &str| if key == SERVICE_NAME { StringColumn::ServiceName } else { attribute(Level::Resource, key) };
     match target {

@@ -1,6 +1,6 @@
 //! Jobs of a query: how blocks are cut, how many jobs a tenant may have, retries.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,25 @@ impl JobPlan {
     /// Adds the job for the recent data of `tenant`.
     pub(super) fn add_recent(&mut self, tenant: &TenantId) {
         self.jobs.push(Job { tenant: tenant.clone(), part: SearchPart::Recent, newest_unix_seconds: u32::MAX });
+    }
+
+    /// Returns the blocks of `tenant` that have jobs, each once.
+    pub(super) fn blocks_of(&self, tenant: &TenantId) -> Vec<Arc<BlockMeta>> {
+        let mut seen = HashSet::new();
+        let metas = self.jobs.iter().filter(|job| job.tenant == *tenant).filter_map(|job| match &job.part {
+            SearchPart::Recent => None,
+            SearchPart::Block { meta, .. } => Some(meta),
+        });
+        metas.filter(|meta| seen.insert(meta.block_id)).cloned().collect()
+    }
+
+    /// Drops the jobs for all blocks of `tenant` but those in `left`.
+    pub(super) fn keep_blocks(&mut self, tenant: &TenantId, left: &[BlockId]) {
+        let left: HashSet<_> = left.iter().collect();
+        self.jobs.retain(|job| match &job.part {
+            SearchPart::Block { meta, .. } if job.tenant == *tenant => left.contains(&meta.block_id),
+            SearchPart::Block { .. } | SearchPart::Recent => true,
+        });
     }
 
     /// Adds the jobs for blocks of `tenant`, the first `max_blocks` (0: all) in their order.

@@ -15,8 +15,10 @@ use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
 use crate::services::rpc::message::{Field, MessageWriter, field};
 use crate::services::rpc::querier::SearchPart;
-use crate::services::rpc::search::{TagNamesRequest, TagValuesRequest, TimeRange};
+use crate::services::rpc::search::{Inspection, TagNamesRequest, TagValuesRequest, TimeRange};
 use crate::services::rpc::status::CallError;
+use crate::services::span_search::tag_selection;
+use crate::tempodb::block::meta::BlockMeta;
 use crate::traceql::ast::{Attribute, AttributeScope};
 use crate::traceql::autocomplete::{extract_conditions, parse_tag};
 use crate::traceql::tags::{INTRINSIC_TAGS, TagLimits, TagNames, TagScope, TagValue, TagValues, fixed_values};
@@ -51,9 +53,17 @@ impl QueryFrontend {
         let mut names = TagNames::new(tag_limits);
         let (mut totals, mut truncated) = (SearchTotals::default(), false);
         if !request.scopes.is_empty() {
-            let plan = self.job_plan(tenants, params.window, limits.max_blocks_per_tag_values_query);
-            totals = totals_of(&plan);
+            let mut plan = self.job_plan(tenants, params.window, limits.max_blocks_per_tag_values_query);
             request.range = self.block_range(params.window);
+            for (tenant, blocks) in listable_blocks(tenants, &plan, &request.filter) {
+                let listed = || self.querier.listed_tag_names(tenant, &request, &blocks);
+                let listed = jobs::with_retries(self.config.max_retries, listed).await?;
+                plan.keep_blocks(tenant, &listed.left);
+                totals.add_listed(listed.reply.inspection);
+                truncated |= listed.reply.truncated;
+                listed.reply.names.iter().for_each(|(scope, found)| found.iter().for_each(|name| names.add(*scope, name)));
+            }
+            totals.add_plan(&plan);
             let unbounded =
                 TagNamesRequest { range: if params.window.is_some() { request.range } else { TimeRange::default() }, ..request.clone() };
             let (in_blocks, recent) = (&request, &unbounded);
@@ -124,9 +134,19 @@ impl QueryFrontend {
             return Ok(values_reply(api, format, values.into_iter().collect(), SearchTotals::default(), false));
         }
         let tag_limits = tag_limits(params.limits, limits);
-        let plan = self.job_plan(tenants, params.window, limits.max_blocks_per_tag_values_query);
-        let mut totals = totals_of(&plan);
+        let mut plan = self.job_plan(tenants, params.window, limits.max_blocks_per_tag_values_query);
         let in_blocks = TagValuesRequest { attribute, filter, range: self.block_range(params.window), limits: tag_limits };
+        let mut values = TagValues::new(tag_limits);
+        let (mut totals, mut truncated) = (SearchTotals::default(), false);
+        for (tenant, blocks) in listable_blocks(tenants, &plan, &in_blocks.filter) {
+            let listed = || self.querier.listed_tag_values(tenant, &in_blocks, &blocks);
+            let listed = jobs::with_retries(self.config.max_retries, listed).await?;
+            plan.keep_blocks(tenant, &listed.left);
+            totals.add_listed(listed.reply.inspection);
+            truncated |= listed.reply.truncated;
+            listed.reply.values.into_iter().for_each(|value| values.add(value));
+        }
+        totals.add_plan(&plan);
         let recent =
             TagValuesRequest { range: if params.window.is_some() { in_blocks.range } else { TimeRange::default() }, ..in_blocks.clone() };
         let (in_blocks, recent) = (&in_blocks, &recent);
@@ -137,8 +157,6 @@ impl QueryFrontend {
                 jobs::with_retries(self.config.max_retries, || self.querier.tag_values(&job.tenant, request, &job.part)).await
             })
             .buffer_unordered(self.config.search.concurrent_jobs.max(1));
-        let mut values = TagValues::new(tag_limits);
-        let mut truncated = false;
         while let Some(reply) = replies.next().await {
             let reply = reply?;
             totals.completed_jobs += 1;
@@ -183,8 +201,28 @@ fn tag_limits(list: ListLimits, limits: QueryLimits) -> TagLimits {
     }
 }
 
-fn totals_of(plan: &JobPlan) -> SearchTotals {
-    SearchTotals { blocks: plan.blocks, block_bytes: plan.block_bytes, jobs: plan.jobs.len(), ..SearchTotals::default() }
+/// Returns the tenants that have stored blocks, with these, when every span counts: then tag lists may answer for them.
+fn listable_blocks<'a>(tenants: &'a [TenantId], plan: &JobPlan, filter: &str) -> Vec<(&'a TenantId, Vec<Arc<BlockMeta>>)> {
+    if !tag_selection(filter).is_all() {
+        return Vec::new();
+    }
+    let blocks = tenants.iter().map(|tenant| (tenant, plan.blocks_of(tenant)));
+    blocks.filter(|(_, blocks)| !blocks.is_empty()).collect()
+}
+
+impl SearchTotals {
+    fn add_plan(&mut self, plan: &JobPlan) {
+        self.blocks += plan.blocks;
+        self.block_bytes += plan.block_bytes;
+        self.jobs += plan.jobs.len();
+    }
+
+    /// Adds a job over tag lists, which is done.
+    fn add_listed(&mut self, inspection: Inspection) {
+        self.jobs += 1;
+        self.completed_jobs += 1;
+        self.inspection.add(inspection);
+    }
 }
 
 /// What the tag name of a v1 request stands for.

@@ -28,7 +28,7 @@ use crate::services::rpc::proto::tempopb;
 use crate::services::rpc::proto::tempopb::common::v1::{AnyValue, KeyValue, any_value};
 use crate::services::rpc::proto::tempopb::resource::v1::Resource;
 use crate::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
-use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Querier, SearchPart, TracePart};
+use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Listed, Querier, SearchPart, TracePart};
 use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest, TimeRange};
 use crate::services::rpc::status::CallError;
 use crate::services::span_search::{search_tables, tag_names_of, tag_values_of};
@@ -80,6 +80,24 @@ impl Querier for TableQuerier {
 
     async fn tag_values(&self, tenant: &TenantId, request: &TagValuesRequest, part: &SearchPart) -> Result<TagValuesReply, CallError> {
         Ok(tag_values_of(self.tables(tenant, matches!(part, SearchPart::Recent)).await?, request))
+    }
+
+    async fn listed_tag_names(
+        &self,
+        _tenant: &TenantId,
+        _request: &TagNamesRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<Listed<TagNamesReply>, CallError> {
+        Ok(Listed { left: blocks.iter().map(|meta| meta.block_id).collect(), ..Listed::default() })
+    }
+
+    async fn listed_tag_values(
+        &self,
+        _tenant: &TenantId,
+        _request: &TagValuesRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<Listed<TagValuesReply>, CallError> {
+        Ok(Listed { left: blocks.iter().map(|meta| meta.block_id).collect(), ..Listed::default() })
     }
 }
 

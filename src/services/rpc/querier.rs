@@ -49,6 +49,13 @@ pub struct FindTraceReply {
     pub skipped_blocks: Vec<BlockId>,
 }
 
+/// What is known of some blocks without opening them, and the blocks of which it is not all.
+#[derive(Debug, Clone, Default)]
+pub struct Listed<T> {
+    pub reply: T,
+    pub left: Vec<BlockId>,
+}
+
 /// A querier. Dropping a returned future cancels the job.
 #[async_trait]
 pub trait Querier: Send + Sync + 'static {
@@ -59,6 +66,21 @@ pub trait Querier: Send + Sync + 'static {
     async fn tag_names(&self, tenant: &TenantId, request: &TagNamesRequest, part: &SearchPart) -> Result<TagNamesReply, CallError>;
 
     async fn tag_values(&self, tenant: &TenantId, request: &TagValuesRequest, part: &SearchPart) -> Result<TagValuesReply, CallError>;
+
+    /// Answers a request without filter for many blocks at once, as far as their tag lists tell.
+    async fn listed_tag_names(
+        &self,
+        tenant: &TenantId,
+        request: &TagNamesRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<Listed<TagNamesReply>, CallError>;
+
+    async fn listed_tag_values(
+        &self,
+        tenant: &TenantId,
+        request: &TagValuesRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<Listed<TagValuesReply>, CallError>;
 }
 
 pub type QuerierPort = Arc<dyn Querier>;

@@ -6,6 +6,7 @@
 //! | `data.parquet` | [`schema`] says which columns; [`encode`] makes a row group; [`write`] the file |
 //! | `bloom-N` | [`bloom`] |
 //! | `index` | [`index`] |
+//! | `tempo-rs.*` | [`side`]: our own, which other readers ignore |
 //!
 //! Invariants
 //! * `meta.json` is written last: a block without it does not exist for anybody.
@@ -33,5 +34,6 @@ pub mod estimate;
 pub mod index;
 pub mod meta;
 pub mod schema;
+pub mod side;
 pub mod validate;
 pub mod write;

@@ -125,6 +125,16 @@ impl ValueKinds {
     pub const JSON: Self = Self(16);
     pub const ALL: Self = Self(31);
 
+    /// The set as a number that may be stored.
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Reads [`ValueKinds::bits`]; unknown kinds are left out.
+    pub(super) fn from_bits(bits: u8) -> Self {
+        Self(bits & Self::ALL.0)
+    }
+
     pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

@@ -24,6 +24,7 @@ use super::encode::{EncodeError, EncodeSettings, append_row_group};
 use super::index::{INDEX_NAME, RowGroupIndex};
 use super::meta::{BlockId, BlockMeta, BlockVersion, META_NAME};
 use super::schema::BlockSchema;
+use super::side::builder::SideBuilder;
 use crate::base::cpu_pool::{CpuPool, CpuPoolError};
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
@@ -122,6 +123,8 @@ pub struct FinishedBlock {
     /// The objects `bloom-0`, `bloom-1`, …
     pub blooms: Vec<Vec<u8>>,
     pub index: Vec<u8>,
+    /// Names and contents of our own objects ([`side`](super::side)).
+    pub side: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Encodes the traces of a block into `W`.
@@ -131,6 +134,7 @@ pub struct BlockEncoder<W: Write + Send> {
     file: SerializedFileWriter<TailWriter<W>>,
     bloom: BloomBuilder,
     index: RowGroupIndex,
+    side: SideBuilder,
     traces: u64,
     start_unix_nanos: u64,
     end_unix_nanos: u64,
@@ -149,7 +153,8 @@ impl<W: Write + Send> BlockEncoder<W> {
         let file = SerializedFileWriter::new(TailWriter::new(sink), schema.root(), Arc::new(properties))?;
         let bloom = BloomBuilder::new(block.bloom, block.estimated_traces);
         let index = RowGroupIndex::default();
-        Ok(Self { block, schema, file, bloom, index, traces: 0, start_unix_nanos: u64::MAX, end_unix_nanos: 0 })
+        let side = SideBuilder::default();
+        Ok(Self { block, schema, file, bloom, index, side, traces: 0, start_unix_nanos: u64::MAX, end_unix_nanos: 0 })
     }
 
     /// Writes `table` as one row group. Its traces follow those of the tables before.
@@ -160,6 +165,7 @@ impl<W: Write + Send> BlockEncoder<W> {
             return Err(EncodeError::NotAscending { last, next }.into());
         }
         append_row_group(table, &self.schema, self.block.encode, &mut self.file)?;
+        self.side.add(table);
         let ids = &table.traces.ids;
         ids.iter().for_each(|id| self.bloom.insert(*id));
         self.index.last_ids.extend(ids.last());
@@ -204,7 +210,8 @@ impl<W: Write + Send> BlockEncoder<W> {
             replication_factor: self.block.replication_factor,
         };
         let blooms = self.bloom.shards().iter().map(|shard| shard.encode()).collect();
-        Ok((sink.inner, FinishedBlock { meta, blooms, index: self.index.to_json() }))
+        let side = self.side.finish(meta.size_bytes);
+        Ok((sink.inner, FinishedBlock { meta, blooms, index: self.index.to_json(), side }))
     }
 
     fn times(&self) -> (Timestamp, Timestamp) {
@@ -323,6 +330,7 @@ impl BlockWriter {
         }
         objects.extend((0..).zip(finished.blooms).map(|(shard, bytes)| (bloom_name(shard), bytes)));
         objects.push((INDEX_NAME.to_owned(), finished.index));
+        objects.extend(finished.side.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)));
         objects.push((META_NAME.to_owned(), finished.meta.to_json()));
         for (name, bytes) in objects {
             let bytes = Bytes::from(bytes);
@@ -358,6 +366,7 @@ mod tests {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
 
+    use super::super::side::{PRUNING_NAME, TAGS_NAME};
     use super::super::validate::{BlockObjects, check_block};
     use super::*;
     use crate::model::testing::arb_span_table;
@@ -439,7 +448,7 @@ mod tests {
         let names = names(store.as_ref()).await;
         assert_eq!(
             names.iter().filter(|name| !name.starts_with("bloom-")).collect::<Vec<_>>(),
-            [DATA_NAME, INDEX_NAME, META_NAME, NO_COMPACT_NAME]
+            [DATA_NAME, INDEX_NAME, META_NAME, NO_COMPACT_NAME, PRUNING_NAME, TAGS_NAME]
         );
     }
 
