@@ -161,6 +161,7 @@ fn one_span(id: TraceId) -> Vec<u8> {
 async fn lookups(cpu_pool: &CpuPool, blocks: u64, traces_per_block: u64, days: i64) {
     println!("\n{blocks} blocks of {traces_per_block} traces over {days} days");
     let store = Arc::new(InMemory::new()) as Arc<dyn ObjectStore>;
+    let backend = Backend::new(Arc::clone(&store), "");
     let (tenant, list) = (TenantId::single(), Arc::new(BlockList::default()));
     let now = Timestamp::now().as_second();
     for number in 0..blocks {
@@ -172,11 +173,10 @@ async fn lookups(cpu_pool: &CpuPool, blocks: u64, traces_per_block: u64, days: i
             times: BlockTimes::Given { start: end, end },
             ..NewBlock::new(tenant.clone(), BlockId::random(), traces_per_block as usize)
         };
-        let mut writer = BlockWriter::create(Arc::clone(&store), cpu_pool.clone(), block).await.unwrap();
+        let mut writer = BlockWriter::create(backend.clone(), cpu_pool.clone(), block).await.unwrap();
         writer.append(Arc::new(table)).await.unwrap();
         list.add(&tenant, Arc::new(writer.finish().await.unwrap()));
     }
-    let backend = Backend::new(Arc::clone(&store), "");
     let open = || TempoDb::new(backend.clone(), Arc::clone(&list), DbSettings::default(), Arc::new(SystemClock));
     let db = open();
     find(&db, &tenant, "without filter, first", trace_id(blocks * traces_per_block / 2)).await;

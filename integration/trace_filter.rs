@@ -120,7 +120,7 @@ async fn write_block(store: &Arc<dyn ObjectStore>, cpu: &CpuPool, tenant: &Tenan
     let (trace_id, message) = request.trace_message(0);
     let table = build_table(vec![Fragment { trace_id, trace: &message }]).table;
     let block = NewBlock::new(tenant.clone(), BlockId::random(), 1);
-    let mut writer = BlockWriter::create(Arc::clone(store), cpu.clone(), block).await.unwrap();
+    let mut writer = BlockWriter::create(Backend::new(Arc::clone(store), ""), cpu.clone(), block).await.unwrap();
     writer.append(Arc::new(table)).await.unwrap();
     writer.finish().await.unwrap()
 }

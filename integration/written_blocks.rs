@@ -53,7 +53,7 @@ fn table_of_wave(tenant: &str, wave: u8) -> SpanTable {
 
 /// Writes a block of row groups with the given numbers of traces, and opens it.
 async fn written(tenant: &str, like: &BlockMeta, table: &SpanTable, row_groups: &[usize]) -> BlockReader {
-    let store: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let backend = Backend::new(Arc::new(object_store::memory::InMemory::new()), "");
     let tenant = TenantId::parse(tenant).expect("tenant");
     let block = NewBlock {
         dedicated_columns: like.dedicated_columns.to_vec(),
@@ -61,7 +61,7 @@ async fn written(tenant: &str, like: &BlockMeta, table: &SpanTable, row_groups: 
         ..NewBlock::new(tenant.clone(), BlockId::random(), table.trace_count())
     };
     let cpu = CpuPool::new("test", 1).expect("thread");
-    let mut writer = BlockWriter::create(Arc::clone(&store), cpu, block).await.expect("upload begins");
+    let mut writer = BlockWriter::create(backend.clone(), cpu, block).await.expect("upload begins");
     let sources = [table];
     let mut rest = &trace_order(&sources)[..];
     for rows in row_groups {
@@ -73,7 +73,6 @@ async fn written(tenant: &str, like: &BlockMeta, table: &SpanTable, row_groups: 
     }
     assert!(rest.is_empty(), "the block has as many traces as expected");
     let meta = writer.finish().await.expect("block is complete");
-    let backend = Backend::new(store, "");
     BlockReader::open(&backend, &tenant, Arc::new(meta), ReadOptions::default(), &ReadMeter::default()).await.expect("block opens")
 }
 

@@ -37,6 +37,7 @@ use self::server::{Listeners, REQUEST_DURATION, Server};
 use crate::base::clock::SystemClock;
 use crate::base::cpu_pool::CpuPool;
 use crate::modules::{backend_scheduler, distributor};
+use crate::tempodb;
 
 /// Buckets of request durations, as dashboards expect them (http-api §1).
 const REQUEST_BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
@@ -190,7 +191,9 @@ fn make_ops(context: &mut Context, states: States, metrics: PrometheusHandle) ->
 fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new().set_buckets(&OTHER_BUCKETS)?;
     let own = [(REQUEST_DURATION, &REQUEST_BUCKETS[..])];
-    for (name, buckets) in own.iter().chain(distributor::metrics::BUCKETS).chain(backend_scheduler::metrics::BUCKETS) {
+    for (name, buckets) in
+        own.iter().chain(distributor::metrics::BUCKETS).chain(backend_scheduler::metrics::BUCKETS).chain(tempodb::metrics::BUCKETS)
+    {
         builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
     }
     let recorder = builder.build_recorder();

@@ -186,8 +186,7 @@ impl Service for IngestLogService {
 
 async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
     let config = &context.loaded.config.storage.trace;
-    anyhow::ensure!(config.backend == "local", "storage.trace.backend: {} is not supported yet; use local", config.backend);
-    let backend = Backend::local(&config.local.path)?;
+    let backend = Backend::from_config(config)?;
     let list = Arc::new(BlockList::default());
     let (settings, clock) = (PollerSettings::from(config), Arc::clone(&context.clock));
     // Only workers build tenant indexes. Without a ring each builds all of them.
@@ -211,6 +210,7 @@ struct StoreService {
 #[async_trait]
 impl Service for StoreService {
     async fn start(&mut self) -> anyhow::Result<()> {
+        self.db.backend().check().await?;
         self.poller.poll().await.context("first poll of the block list")
     }
 

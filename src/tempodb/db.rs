@@ -137,7 +137,7 @@ impl TempoDb {
 
     /// Begins a block in this database's object storage; its bloom filter and index are cached when it is done.
     pub async fn create_block(&self, cpu: CpuPool, block: NewBlock) -> Result<BlockWriter, WriteError> {
-        let writer = BlockWriter::create(Arc::clone(self.backend.store()), cpu, block).await?;
+        let writer = BlockWriter::create(self.backend.clone(), cpu, block).await?;
         Ok(writer.cached_in(Arc::clone(&self.options.caches)))
     }
 

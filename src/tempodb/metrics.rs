@@ -17,6 +17,11 @@ pub const QUARANTINED_BLOCKS: &str = "tempo_rs_tempodb_quarantined_blocks_total"
 pub const CACHE_REQUESTS: &str = "tempodb_cache_requests_total";
 pub const CACHE_REQUEST_BYTES: &str = "tempodb_cache_request_bytes_total";
 pub const CACHE_STORE_SIZE: &str = "tempodb_cache_store_size_bytes";
+pub const BACKEND_REQUEST_DURATION: &str = "tempodb_backend_request_duration_seconds";
+pub const HEDGED_REQUESTS: &str = "tempodb_backend_hedged_roundtrips_total";
+pub const BACKEND_RETRIES: &str = "tempo_rs_tempodb_backend_retries_total";
+pub const RETRY_BUDGET: &str = "tempo_rs_tempodb_backend_retry_budget";
+pub const COALESCE_GAP: &str = "tempo_rs_tempodb_coalesce_gap_bytes";
 pub const OPEN_READERS: &str = "tempo_rs_tempodb_open_readers";
 pub const COMPACTION_BLOCKS: &str = "tempodb_compaction_blocks_total";
 pub const COMPACTION_OBJECTS_WRITTEN: &str = "tempodb_compaction_objects_written_total";
@@ -55,6 +60,9 @@ pub const SIDE_SKIPPED_ROW_GROUPS: &str = "tempo_rs_side_objects_skipped_row_gro
 pub const SIDE_SAVED_REQUESTS: &str = "tempo_rs_side_objects_saved_requests_total";
 pub const SIDE_SAVED_BYTES: &str = "tempo_rs_side_objects_saved_bytes_total";
 
+/// Buckets of the histograms that dashboards expect.
+pub const BUCKETS: &[(&str, &[f64])] = &[(BACKEND_REQUEST_DURATION, &[0.005, 0.02, 0.08, 0.32, 1.28, 5.12])];
+
 /// Registers help texts, and the series that alerts need from the start.
 pub fn describe() {
     describe_counter!(POLL_ERRORS, "Failed polls of the block list, per tenant");
@@ -76,6 +84,12 @@ pub fn describe() {
         "Bytes that caches had (hit), and that object storage brought instead (miss), by role"
     );
     describe_histogram!(CACHE_STORE_SIZE, Unit::Bytes, "Size of values handed to caches, by role");
+    describe_counter!(QUARANTINED_BLOCKS, "Blocks found corrupt while reading, per tenant");
+    describe_histogram!(BACKEND_REQUEST_DURATION, Unit::Seconds, "Duration of requests to the object store, by method and status");
+    describe_counter!(HEDGED_REQUESTS, "Reads sent a second time because the first answer was slow");
+    describe_counter!(BACKEND_RETRIES, "Failed requests that may be repeated, by whether the retry budget allowed it");
+    describe_gauge!(RETRY_BUDGET, "Failed requests that may still be repeated");
+    describe_gauge!(COALESCE_GAP, Unit::Bytes, "Bytes between two ranges that are read along rather than asked for separately");
     describe_gauge!(OPEN_READERS, "Blocks whose footer is kept in memory");
     metrics::counter!(CORRUPT_READS).absolute(0);
     describe_counter!(FILTER_LOOKUPS, "Lookups of a trace that a trace filter answered");
@@ -132,4 +146,5 @@ fn describe_retention() {
     for name in [RETENTION_ERRORS, RETENTION_MARKED, RETENTION_DELETED] {
         metrics::counter!(name).absolute(0);
     }
+    metrics::counter!(HEDGED_REQUESTS).absolute(0);
 }

@@ -501,6 +501,10 @@ fn example_files_load() {
     let loaded = load(&args(&[&format!("-config.file={path}"), "-config.verify"])).unwrap();
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.config.ingest.embedded.path, "./data/ingest");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/s3.yaml");
+    let loaded = load(&args(&[&format!("-config.file={path}"), "-config.verify", "-config.expand-env"])).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert_eq!((loaded.config.storage.trace.backend.as_str(), loaded.config.storage.trace.s3.insecure), ("s3", false));
     let roles = ["distributor", "block-builder", "metrics-generator", "query-frontend", "querier", "backend-scheduler", "backend-worker"];
     let targets = roles.map(|role| format!("-target={role}"));
     let microservices = targets.iter().map(|target| ("microservices.yaml", vec![target.as_str(), "-config.expand-env=true"]));

@@ -107,9 +107,6 @@ pub(super) const NOT_BUILT_YET: &[&str] = &[
     "storage.trace.cache_min_compaction_level",
     "storage.trace.cache_max_block_age",
     "storage.trace.search.cache_control",
-    "storage.trace.gcs",
-    "storage.trace.s3",
-    "storage.trace.azure",
     "cache",
     "memberlist",
     "backend_scheduler_client.grpc_client_config.rate_limit",
@@ -154,7 +151,6 @@ pub(super) const NOT_BUILT_YET: &[&str] = &[
 /// Keys whose values are only partly built: key, values that work.
 pub(super) const BUILT_VALUES: &[(&str, &[&str])] = &[
     ("target", &["all", "all-3.0", "backend-scheduler", "backend-worker"]),
-    ("storage.trace.backend", &["", "local"]),
     ("storage.trace.block.version", &["vParquet5"]),
     ("overrides.defaults.ingestion.rate_strategy", &["local"]),
 ];

@@ -4,6 +4,7 @@ use crate::app::config::Config;
 use crate::app::config::targets::Targets;
 use crate::services::ingest_log::config::KafkaConfig;
 use crate::services::overrides::legacy::LEGACY_DISABLED;
+use crate::tempodb;
 use crate::tempodb::config::{DedicatedColumnConfig, WRITABLE_BLOCK_VERSIONS};
 
 /// Roles that need the ingest log.
@@ -83,12 +84,7 @@ pub(super) fn start_errors(config: &Config, targets: &Targets, is_legacy_overrid
 
 fn store(config: &Config) -> Vec<String> {
     let trace = &config.storage.trace;
-    let mut problems = Vec::new();
-    match trace.backend.as_str() {
-        "local" if trace.local.path.is_empty() => problems.push("storage.trace.local.path is empty".to_owned()),
-        "local" | "gcs" | "s3" | "azure" => {}
-        other => problems.push(format!("unknown backend {other} (storage.trace.backend must be local, gcs, s3 or azure)")),
-    }
+    let mut problems = tempodb::backend::problems(trace);
     let rate = trace.block.bloom_filter_false_positive;
     if rate.is_nan() || rate <= 0.0 || rate >= 1.0 {
         problems.push(format!("invalid bloom filter fp rate {rate}"));

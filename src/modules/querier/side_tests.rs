@@ -47,7 +47,7 @@ impl Place {
         let mut metas = Vec::new();
         for tables in blocks {
             let block = NewBlock::new(tenant.clone(), BlockId::random(), 100);
-            let mut writer = BlockWriter::create(Arc::clone(backend.store()), cpu.clone(), block).await.unwrap();
+            let mut writer = BlockWriter::create(backend.clone(), cpu.clone(), block).await.unwrap();
             for table in *tables {
                 writer.append(Arc::new(table.clone())).await.unwrap();
             }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{WriterProperties, WriterVersion};
@@ -28,11 +27,10 @@ use super::side::builder::SideBuilder;
 use crate::base::cpu_pool::{CpuPool, CpuPoolError};
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
+use crate::tempodb::backend::{Backend, BackendError, Upload};
 use crate::tempodb::cache::BlockCaches;
 use crate::tempodb::keys::{DATA_NAME, NO_COMPACT_NAME, block_object, bloom_name};
 
-/// Upload parts in flight; full: the writer waits.
-const UPLOADS_IN_FLIGHT: usize = 4;
 /// Bytes of the Parquet tail after the footer: its length, and the magic.
 const TAIL_BYTES: usize = 8;
 
@@ -47,7 +45,7 @@ pub enum WriteError {
         object: String,
         block: BlockId,
         #[source]
-        cause: object_store::Error,
+        cause: Box<BackendError>,
     },
     #[error("block {0} holds no trace")]
     EmptyBlock(BlockId),
@@ -271,25 +269,24 @@ impl<W: Write> Write for TailWriter<W> {
 ///
 /// Not cancel-safe: a dropped `append` or `finish` leaves the writer broken, and no block.
 pub struct BlockWriter {
-    store: Arc<dyn ObjectStore>,
+    backend: Backend,
     cpu: CpuPool,
     tenant: TenantId,
     id: BlockId,
     compaction: CompactionFlag,
     /// Gone while a job has it, and after a failure.
     encoder: Option<BlockEncoder<Vec<u8>>>,
-    upload: WriteMultipart,
+    upload: Upload,
     caches: Arc<BlockCaches>,
 }
 
 impl BlockWriter {
     /// Begins the upload of `data.parquet`.
-    pub async fn create(store: Arc<dyn ObjectStore>, cpu: CpuPool, block: NewBlock) -> Result<Self, WriteError> {
+    pub async fn create(backend: Backend, cpu: CpuPool, block: NewBlock) -> Result<Self, WriteError> {
         let (tenant, id, compaction) = (block.tenant.clone(), block.id, block.compaction);
         let encoder = Some(BlockEncoder::new(block, Vec::new())?);
-        let data = block_object(&tenant, id, DATA_NAME);
-        let upload = store.put_multipart(&data).await.map_err(|cause| store_error(DATA_NAME, id, cause))?;
-        Ok(Self { store, cpu, tenant, id, compaction, encoder, upload: WriteMultipart::new(upload), caches: Arc::default() })
+        let upload = backend.upload(block_object(&tenant, id, DATA_NAME));
+        Ok(Self { backend, cpu, tenant, id, compaction, encoder, upload, caches: Arc::default() })
     }
 
     /// Keeps bloom filter and index in `caches` once they are written.
@@ -322,7 +319,7 @@ impl BlockWriter {
             }
         };
         self.put(rest).await?;
-        let Self { store, tenant, id, upload, compaction, caches, .. } = self;
+        let Self { backend, tenant, id, upload, compaction, caches, .. } = self;
         upload.finish().await.map_err(|cause| store_error(DATA_NAME, id, cause))?;
         let mut objects = Vec::new();
         if compaction == CompactionFlag::Held {
@@ -331,13 +328,15 @@ impl BlockWriter {
         objects.extend((0..).zip(finished.blooms).map(|(shard, bytes)| (bloom_name(shard), bytes)));
         objects.push((INDEX_NAME.to_owned(), finished.index));
         objects.extend(finished.side.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)));
-        objects.push((META_NAME.to_owned(), finished.meta.to_json()));
         for (name, bytes) in objects {
             let bytes = Bytes::from(bytes);
-            let put = store.put(&block_object(&tenant, id, &name), PutPayload::from(bytes.clone())).await;
+            let put = backend.write(&block_object(&tenant, id, &name), bytes.clone()).await;
             put.map_err(|cause| store_error(&name, id, cause))?;
             caches.put_written(&tenant, &finished.meta, &name, &bytes);
         }
+        // Ids are random or derived from what is in the block: another content under the same id is another writer's.
+        let created = backend.create(&block_object(&tenant, id, META_NAME), finished.meta.to_json()).await;
+        created.map_err(|cause| store_error(META_NAME, id, cause))?;
         Ok(finished.meta)
     }
 
@@ -347,21 +346,19 @@ impl BlockWriter {
     }
 
     async fn put(&mut self, encoded: Vec<u8>) -> Result<(), WriteError> {
-        self.upload.wait_for_capacity(UPLOADS_IN_FLIGHT).await.map_err(|cause| store_error(DATA_NAME, self.id, cause))?;
-        self.upload.put(Bytes::from(encoded));
-        Ok(())
+        self.upload.write(encoded).await.map_err(|cause| store_error(DATA_NAME, self.id, cause))
     }
 }
 
-fn store_error(object: &str, block: BlockId, cause: object_store::Error) -> WriteError {
-    WriteError::Store { object: object.to_owned(), block, cause }
+fn store_error(object: &str, block: BlockId, cause: BackendError) -> WriteError {
+    WriteError::Store { object: object.to_owned(), block, cause: Box::new(cause) }
 }
 
 #[cfg(test)]
 mod tests {
     use futures::TryStreamExt;
-    use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt};
     use proptest::prelude::*;
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
@@ -406,9 +403,9 @@ mod tests {
         store.get(&block_object(&block.tenant, block.id, name)).await.unwrap().bytes().await.unwrap()
     }
 
-    async fn write(store: &Arc<dyn ObjectStore>, block: &NewBlock, tables: &[Arc<SpanTable>]) -> Result<BlockMeta, WriteError> {
+    async fn write(backend: &Backend, block: &NewBlock, tables: &[Arc<SpanTable>]) -> Result<BlockMeta, WriteError> {
         let cpu = CpuPool::new("test", 1).unwrap();
-        let mut writer = BlockWriter::create(Arc::clone(store), cpu, block.clone()).await?;
+        let mut writer = BlockWriter::create(backend.clone(), cpu, block.clone()).await?;
         for table in tables {
             writer.append(Arc::clone(table)).await?;
         }
@@ -432,9 +429,10 @@ mod tests {
     #[tokio::test]
     async fn a_written_block_has_all_objects() {
         let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+        let backend = Backend::local(folder.path()).unwrap();
+        let store = backend.store();
         let block = NewBlock { compaction: CompactionFlag::Held, ..new_block() };
-        let meta = write(&store, &block, &tables()).await.unwrap();
+        let meta = write(&backend, &block, &tables()).await.unwrap();
         assert_eq!(BlockMeta::from_json(&read(store.as_ref(), &block, META_NAME).await).unwrap(), meta);
         assert_eq!((meta.replication_factor, meta.compaction_level, meta.tenant_id.as_str()), (1, 0, "t"));
         let mut blooms = Vec::new();
@@ -454,12 +452,13 @@ mod tests {
 
     #[tokio::test]
     async fn failed_and_empty_writes_leave_no_meta() {
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let backend = Backend::new(Arc::new(InMemory::new()), "");
+        let store = backend.store();
         let tables = tables();
         let repeated = [Arc::clone(&tables[0]), Arc::clone(&tables[0])];
-        let refused = write(&store, &new_block(), &repeated).await.unwrap_err();
+        let refused = write(&backend, &new_block(), &repeated).await.unwrap_err();
         assert!(matches!(refused, WriteError::Encode(EncodeError::NotAscending { .. })), "{refused}");
-        assert!(matches!(write(&store, &new_block(), &[]).await, Err(WriteError::EmptyBlock(_))));
+        assert!(matches!(write(&backend, &new_block(), &[]).await, Err(WriteError::EmptyBlock(_))));
         assert_eq!(names(store.as_ref()).await, Vec::<String>::new());
     }
 
