@@ -6,6 +6,7 @@ pub mod binary_fuse;
 pub mod bitset;
 pub mod clock;
 pub mod cpu_pool;
+pub mod directory_lock;
 pub mod error_class;
 pub mod duration;
 pub mod size;

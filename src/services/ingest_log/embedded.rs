@@ -10,8 +10,6 @@
 //! One thread per partition writes ([`super::writer`]); readers that are caught up are served from memory, others from the files
 //! ([`super::partition`]). Memory: `tail_bytes`, plus `queue_bytes` per partition, plus what callers have fetched.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,6 +30,7 @@ use super::store::{Deletion, Store};
 use super::writer::{AppendRequest, Writer};
 use super::{ConsumedRecord, ConsumerGroup, IngestLog, Lag, LogError, Offset, OffsetRange, PartitionId, Record, frame};
 use crate::base::clock::{SharedClock, SystemClock};
+use crate::base::directory_lock::{DirectoryLock, LockFailure};
 
 /// Appends that may wait for one writer, besides the bound on their bytes. Full: appends wait.
 const QUEUE_APPENDS: usize = 4096;
@@ -128,7 +127,7 @@ struct Queue {
 /// What must end before another process may open the directory.
 struct Running {
     writers: Vec<JoinHandle<()>>,
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl EmbeddedLog {
@@ -406,23 +405,10 @@ fn is_empty(options: &EmbeddedLogOptions, partitions: u32) -> Result<bool, LogEr
     Ok(true)
 }
 
-/// Takes the directory for this process. The lock ends with the returned file, also when the process is killed.
-fn lock_directory(directory: &Path) -> Result<File, LogError> {
-    let path = directory.join("lock");
-    let failed = |cause| LogError::io("lock", &path, cause);
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let is_pid = file.take(20).read_to_string(&mut holder).is_ok() && holder.trim().parse::<u32>().is_ok();
-            return Err(LogError::Locked { path: directory.to_owned(), holder: is_pid.then(|| holder.trim().to_owned()) });
-        }
-        Err(TryLockError::Error(cause)) => return Err(failed(cause)),
-    }
-    // The holder is named for the operator only; a full disk must not keep the log from opening.
-    if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
-        warn!(path = %path.display(), %error, "cannot name this process in the lock file");
-    }
-    Ok(file)
+/// Takes the directory for this process. The lock ends with what is returned, also when the process is killed.
+fn lock_directory(directory: &Path) -> Result<DirectoryLock, LogError> {
+    DirectoryLock::acquire(directory).map_err(|failure| match failure {
+        LockFailure::Held(holder) => LogError::Locked { path: directory.to_owned(), holder },
+        LockFailure::Io(cause) => LogError::io("lock", directory, cause),
+    })
 }
