@@ -15,3 +15,4 @@ pub mod retention;
 pub mod sorted_blocks;
 pub mod tenant_index;
 pub mod trace_filter;
+pub mod wal;

@@ -33,6 +33,11 @@ impl BlockObjects {
         Self { backend: backend.clone(), caches, tenant: tenant.clone(), block, data }
     }
 
+    /// Takes another file for `data.parquet`.
+    pub(super) fn with_data(self, data: Path) -> Self {
+        Self { data, ..self }
+    }
+
     /// Returns the size of `data.parquet`.
     pub(super) async fn data_size(&self) -> Result<u64, BackendError> {
         Ok(self.backend.head(&self.data).await?.size_bytes)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use object_store::path::Path;
 use tokio::sync::OnceCell;
 
 use super::assemble::{self, Assembler, Fetched, LeafPages};
@@ -102,11 +103,34 @@ impl BlockReader {
         options: ReadOptions,
         meter: &ReadMeter,
     ) -> Result<Self, BlockReadError> {
+        let objects = BlockObjects::new(backend, Arc::clone(&options.caches), tenant, meta.block_id);
+        Self::open_objects(objects, meta, options, meter).await
+    }
+
+    /// Opens a data file that stands elsewhere than a block's, such as a file of the write-ahead log. Its name is not part of any cache's
+    /// keys, so `options` must be without caches.
+    pub async fn open_at(
+        backend: &Backend,
+        tenant: &TenantId,
+        meta: Arc<BlockMeta>,
+        data: Path,
+        options: ReadOptions,
+        meter: &ReadMeter,
+    ) -> Result<Self, BlockReadError> {
+        let objects = BlockObjects::new(backend, Arc::clone(&options.caches), tenant, meta.block_id).with_data(data);
+        Self::open_objects(objects, meta, options, meter).await
+    }
+
+    async fn open_objects(
+        objects: BlockObjects,
+        meta: Arc<BlockMeta>,
+        options: ReadOptions,
+        meter: &ReadMeter,
+    ) -> Result<Self, BlockReadError> {
         match meta.version()? {
             BlockVersion::VParquet5 => {}
             version @ (BlockVersion::VParquet3 | BlockVersion::VParquet4) => return Err(BlockReadError::UnsupportedVersion(version)),
         }
-        let objects = BlockObjects::new(backend, Arc::clone(&options.caches), tenant, meta.block_id);
         let size = if meta.size_bytes == 0 { objects.data_size().await? } else { meta.size_bytes };
         let behind = size.checked_sub(TAIL_BYTES).ok_or(BlockReadError::Layout("the file is shorter than a footer"))?;
         let mut footer_size = u64::from(meta.footer_size_bytes);

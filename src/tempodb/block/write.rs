@@ -3,7 +3,8 @@
 //! [`BlockEncoder`] is the synchronous core: tables in, file bytes and block facts out. [`BlockWriter`] puts them into an object store.
 //!
 //! Invariants
-//! * Traces come strictly ascending by id, over all tables of a block.
+//! * Traces come strictly ascending by id, over all tables of a block. Only files of the write-ahead log are written in
+//!   [`RowOrder::Arrival`], of which nothing but the file is used.
 //! * A block becomes visible with its `meta.json`, which is written after everything else: a writer that fails or is dropped leaves no block.
 //! * Memory: the table, one encoded row group, and a few upload parts.
 
@@ -19,7 +20,7 @@ use parquet::file::writer::SerializedFileWriter;
 
 use super::bloom::{BloomBuilder, BloomParams};
 use super::dedicated::{self, DedicatedColumn};
-use super::encode::{EncodeError, EncodeSettings, append_row_group};
+use super::encode::{EncodeError, EncodeSettings, RowOrder, append_row_group};
 use super::index::{INDEX_NAME, RowGroupIndex};
 use super::meta::{BlockId, BlockMeta, BlockVersion, META_NAME};
 use super::schema::BlockSchema;
@@ -146,7 +147,7 @@ impl<W: Write + Send> BlockEncoder<W> {
         let properties = WriterProperties::builder()
             .set_created_by(concat!("tempo-rs version ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_writer_version(WriterVersion::PARQUET_2_0)
-            .set_sorting_columns(Some(vec![by_trace_id]))
+            .set_sorting_columns((block.encode.row_order == RowOrder::Ascending).then(|| vec![by_trace_id]))
             .build();
         let file = SerializedFileWriter::new(TailWriter::new(sink), schema.root(), Arc::new(properties))?;
         let bloom = BloomBuilder::new(block.bloom, block.estimated_traces);
@@ -157,7 +158,8 @@ impl<W: Write + Send> BlockEncoder<W> {
 
     /// Writes `table` as one row group. Its traces follow those of the tables before.
     pub fn append(&mut self, table: &SpanTable) -> Result<(), WriteError> {
-        if let (Some(&last), Some(&next)) = (self.index.last_ids.last(), table.traces.ids.first())
+        if self.block.encode.row_order == RowOrder::Ascending
+            && let (Some(&last), Some(&next)) = (self.index.last_ids.last(), table.traces.ids.first())
             && last >= next
         {
             return Err(EncodeError::NotAscending { last, next }.into());

@@ -9,7 +9,7 @@ use super::super::schema::{Column, Leaf, LeafCodec};
 use super::levels::Structure;
 use super::page::{PageKind, PageWriter, put_levels};
 use super::values::ColumnValues;
-use super::{EncodeError, rle};
+use super::{EncodeError, EncodeSettings, RowOrder, rle};
 
 /// A page ends with the row that brings it to this many entries. Levels compress to almost nothing, so by bytes alone a page of a sparse column
 /// would hold entries by the hundred thousand, all of which a lookup by trace id unpacks to find one row.
@@ -34,7 +34,7 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     structure: &Structure,
     mut values: V,
     pages: &mut PageWriter,
-    page_size_bytes: usize,
+    settings: EncodeSettings,
 ) -> Result<EncodedChunk, EncodeError> {
     debug_assert_eq!((structure.max_def, structure.max_rep), (leaf.max_def, leaf.max_rep), "levels of {}", leaf.path);
     let mut chunk = Vec::new();
@@ -57,7 +57,7 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     let mut offset_index = OffsetIndexBuilder::new();
     let mut chunk_bounds = None;
     let mut body = Vec::new();
-    let ranges = page_ranges(structure, &values, page_size_bytes);
+    let ranges = page_ranges(structure, &values, settings.page_size_bytes);
     for PageRange { rows, values: range } in ranges {
         let entries = structure.row_starts[rows.start] as usize..structure.row_starts[rows.end] as usize;
         body.clear();
@@ -89,7 +89,7 @@ pub(super) fn encode_chunk<V: ColumnValues>(
             (so_far, page) => so_far.or(page),
         };
     }
-    if leaf.column == Column::TraceId {
+    if leaf.column == Column::TraceId && settings.row_order == RowOrder::Ascending {
         column_index.set_boundary_order(BoundaryOrder::ASCENDING);
     }
 

@@ -162,7 +162,7 @@ struct Output<'p> {
 
 impl Output<'_> {
     fn put<V: ColumnValues>(&mut self, structure: &Structure, values: V) -> Result<EncodedChunk, EncodeError> {
-        encode_chunk(self.leaf, self.descriptor.clone(), structure, values, self.pages, self.settings.page_size_bytes)
+        encode_chunk(self.leaf, self.descriptor.clone(), structure, values, self.pages, self.settings)
     }
 
     fn ints<T: IntValue>(&mut self, structure: &Structure, values: &[T]) -> Result<EncodedChunk, EncodeError> {

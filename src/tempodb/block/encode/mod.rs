@@ -54,17 +54,27 @@ pub struct EncodeSettings {
     pub dictionary_limit_bytes: usize,
     /// Off: every column uncompressed.
     pub is_compressing: bool,
+    pub row_order: RowOrder,
+}
+
+/// In which order traces may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOrder {
+    /// Strictly ascending by id, as blocks must be.
+    Ascending,
+    /// As they come: files of the write-ahead log only.
+    Arrival,
 }
 
 impl Default for EncodeSettings {
     /// A dictionary of 8 MiB holds all attribute values of a row group on the reference corpus, so that a query for a value that is not there
     /// ends with the dictionary, and one for a rare value compares codes. 1 MiB would save 0.4 % of the space and cost ten times in such queries.
     fn default() -> Self {
-        Self { page_size_bytes: 256 << 10, dictionary_limit_bytes: 8 << 20, is_compressing: true }
+        Self { page_size_bytes: 256 << 10, dictionary_limit_bytes: 8 << 20, is_compressing: true, row_order: RowOrder::Ascending }
     }
 }
 
-/// Appends `table` as the next row group. Its traces must ascend by id.
+/// Appends `table` as the next row group. Its traces must ascend by id, unless the settings allow otherwise.
 pub fn append_row_group<W: Write + Send>(
     table: &SpanTable,
     schema: &BlockSchema,
@@ -74,7 +84,9 @@ pub fn append_row_group<W: Write + Send>(
     if table.trace_count() == 0 {
         return Err(EncodeError::Empty);
     }
-    if let Some(pair) = table.traces.ids.windows(2).find(|pair| pair[0] >= pair[1]) {
+    if settings.row_order == RowOrder::Ascending
+        && let Some(pair) = table.traces.ids.windows(2).find(|pair| pair[0] >= pair[1])
+    {
         return Err(EncodeError::NotAscending { last: pair[0], next: pair[1] });
     }
     let mut columns = Columns::new(table, schema, settings);

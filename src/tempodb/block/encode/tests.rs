@@ -329,7 +329,7 @@ proptest! {
         dictionary_limit_bytes in prop_oneof![Just(0usize), Just(20), Just(1 << 20)],
     ) {
         let schema = BlockSchema::new(&columns);
-        let settings = EncodeSettings { page_size_bytes, dictionary_limit_bytes, is_compressing: false };
+        let settings = EncodeSettings { page_size_bytes, dictionary_limit_bytes, is_compressing: false, ..EncodeSettings::default() };
         let file = open(encode_file(&tables, &schema, settings));
         for (number, table) in tables.iter().enumerate() {
             let rows = Rows { table, slots: schema.slots().to_vec() };
