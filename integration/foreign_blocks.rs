@@ -10,7 +10,7 @@ use crate::otlp::{canonical, hex, id};
 use crate::process::Place;
 use crate::wait::{SOON, eventually};
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/blocks")
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-fn read_json(path: &Path) -> Value {
+pub(crate) fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 

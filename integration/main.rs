@@ -25,6 +25,7 @@ mod own_blocks;
 mod push_and_find;
 mod query_blocks;
 mod start_errors;
+mod takeover;
 mod tenancy;
 mod tidy;
 mod trace_filter;

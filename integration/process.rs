@@ -159,6 +159,16 @@ backend_worker:
         self.data.join("blocks")
     }
 
+    /// `live_store.wal.path`, which need not exist.
+    pub(crate) fn live_store_wal_dir(&self) -> PathBuf {
+        self.folder.path().join("live-store/wal")
+    }
+
+    /// `storage.trace.wal.path`, which need not exist.
+    pub(crate) fn storage_wal_dir(&self) -> PathBuf {
+        self.folder.path().join("wal")
+    }
+
     pub(crate) fn http_port(&self) -> u16 {
         self.http
     }

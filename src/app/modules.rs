@@ -1,5 +1,6 @@
 //! Every module, what it needs, how it is built: all roles and arrows on one screen.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -25,7 +26,8 @@ use crate::modules::backend_worker::storage::{Storage, WriteSettings};
 use crate::modules::backend_worker::{self, BackendWorker};
 use crate::modules::distributor::options::DistributorOptions;
 use crate::modules::distributor::{BoundDistributor, Distributor};
-use crate::modules::live_store::{self, LiveStore, NewBlockSettings};
+use crate::modules::live_store::config::LiveStoreConfig;
+use crate::modules::live_store::{self, LeftBehind, LiveStore, NewBlockSettings};
 use crate::modules::querier::{self, Querier};
 use crate::modules::query_frontend::tenancy::Tenancy;
 use crate::modules::query_frontend::{self, QueryFrontend};
@@ -42,7 +44,7 @@ use crate::tempodb::block::dedicated::{DedicatedColumn, DedicatedKind, Dedicated
 use crate::tempodb::block::meta::BlockVersion;
 use crate::tempodb::blocklist::BlockList;
 use crate::tempodb::compaction::Compactor;
-use crate::tempodb::config::DedicatedColumnConfig;
+use crate::tempodb::config::{DedicatedColumnConfig, TraceStorageConfig};
 use crate::tempodb::db::{DbSettings, TempoDb};
 use crate::tempodb::poller::{OwnsAll, Poller, PollerSettings};
 use crate::tempodb::retention::RetentionSettings;
@@ -230,6 +232,7 @@ async fn build_live_store(context: &mut Context) -> anyhow::Result<Box<dyn Servi
         new_blocks: new_block_settings(context)?,
         cpu: context.cpu.clone(),
         clock: Arc::clone(&context.clock),
+        left_behind: left_behind(&context.loaded.config.live_store, &context.loaded.config.storage.trace),
     };
     let store = LiveStore::new(context.loaded.config.live_store.clone(), dependencies);
     context.add_routes(live_store::http::router(Arc::clone(&store)), live_store::http::PATHS.map(str::to_owned));
@@ -237,6 +240,13 @@ async fn build_live_store(context: &mut Context) -> anyhow::Result<Box<dyn Servi
     context.ready_checks.push(Box::new(move || (!checked.is_ready()).then(|| "LiveStore not ready: live-store is starting".to_owned())));
     context.recent_spans.push(Arc::clone(&store) as SpanReaderPort);
     Ok(Box::new(LiveStoreService { store, running: None }))
+}
+
+/// Where the compatible system may have left spans: a 3.x live-store, a 2.x ingester.
+fn left_behind(live_store: &LiveStoreConfig, storage: &TraceStorageConfig) -> LeftBehind {
+    let mut wal_paths = vec![PathBuf::from(&live_store.wal.path), PathBuf::from(&storage.wal.path)];
+    wal_paths.dedup();
+    LeftBehind { wal_paths, backend_path: (storage.backend == "local").then(|| PathBuf::from(&storage.local.path)) }
 }
 
 fn new_block_settings(context: &Context) -> anyhow::Result<NewBlockSettings> {

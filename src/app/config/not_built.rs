@@ -70,6 +70,8 @@ pub(super) const NOT_BUILT_YET: &[&str] = &[
     "live_store.complete_block_timeout",
     "live_store.block_reclaim_grace",
     "live_store.flush_op_timeout",
+    "live_store.wal.ingestion_time_range_slack",
+    "storage.trace.wal.ingestion_time_range_slack",
     "live_store.remove_owner_on_shutdown",
     "live_store.readiness_max_wait",
     "live_store.readiness_target_lag",
@@ -159,8 +161,6 @@ pub(super) const BUILT_VALUES: &[(&str, &[&str])] = &[
 pub(super) const INERT: &[&str] = &[
     "enable_go_runtime_metrics",
     "live_store.shutdown_marker_dir",
-    "live_store.wal",
-    "storage.trace.wal",
     "metrics_generator_client",
     "server.grpc_server_recv_buffer_pools_enabled",
     "ingest.kafka.consumer_group_offset_commit_interval",

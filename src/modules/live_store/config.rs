@@ -16,7 +16,7 @@ config_block! {
         metrics: LiveStoreMetricsConfig = LiveStoreMetricsConfig::default(),
         /// Interval of offset commits; 0: synchronous.
         commit_interval: GoDuration = GoDuration::seconds(5),
-        /// Write-ahead log; unused with the embedded ingest log, which is the WAL.
+        /// Write-ahead log. The embedded ingest log is one itself: then only what an earlier system left here is taken over at start.
         wal: WalConfig = WalConfig::at("/var/tempo/live-store/traces"),
         /// Blocks read at once per query; > 0.
         query_block_concurrency: usize = 10,

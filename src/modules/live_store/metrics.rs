@@ -16,6 +16,8 @@ pub(super) const COMPLETION_SIZE: &str = "tempo_live_store_completion_size_bytes
 pub(super) const FAILED_COMPLETIONS: &str = "tempo_live_store_failed_completions_total";
 pub(super) const COMPLETION_RETRIES: &str = "tempo_live_store_completion_retries_total";
 pub(super) const BLOCKS_FLUSHED: &str = "tempo_live_store_local_blocks_flushed_total";
+pub(super) const TAKEOVER_BLOCKS: &str = "tempo_rs_live_store_takeover_blocks_total";
+pub(super) const TAKEOVER_BLOCKS_LEFT: &str = "tempo_rs_live_store_takeover_blocks_left";
 pub(super) const FAILED_FLUSHES: &str = "tempo_live_store_local_failed_flushes_total";
 pub(super) const BACK_PRESSURE_SECONDS: &str = "tempo_live_store_back_pressure_seconds_total";
 pub(super) const BACK_PRESSURE_DURATION: &str = "tempo_live_store_back_pressure_duration_seconds";
@@ -38,6 +40,8 @@ pub(super) fn describe() {
     describe_counter!(FAILED_COMPLETIONS, "failed attempts to write a block");
     describe_counter!(COMPLETION_RETRIES, "further attempts to write a block");
     describe_counter!(BLOCKS_FLUSHED, "blocks complete in the backend");
+    describe_counter!(TAKEOVER_BLOCKS, "folders found in the WAL directory of an earlier system, by outcome");
+    describe_gauge!(TAKEOVER_BLOCKS_LEFT, "folders of an earlier system that are still to be taken over");
     describe_counter!(FAILED_FLUSHES, "failed attempts to bring a block to the backend");
     describe_counter!(BACK_PRESSURE_SECONDS, Unit::Seconds, "time consumers waited for memory");
     describe_histogram!(BACK_PRESSURE_DURATION, Unit::Seconds, "waits of consumers for memory");

@@ -12,6 +12,7 @@
 pub mod config;
 mod error;
 mod metrics;
+mod takeover;
 mod live_traces;
 mod consume;
 mod flush;
@@ -38,6 +39,7 @@ use self::config::LiveStoreConfig;
 pub use self::error::LiveStoreError;
 use self::live_traces::{LiveTraces, Snapshot};
 use self::metrics as names;
+pub use self::takeover::LeftBehind;
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::TenantId;
@@ -56,6 +58,7 @@ pub struct Dependencies {
     pub new_blocks: NewBlockSettings,
     pub cpu: CpuPool,
     pub clock: SharedClock,
+    pub left_behind: LeftBehind,
 }
 
 /// How blocks are written.
@@ -75,6 +78,7 @@ pub struct LiveStore {
     new_blocks: NewBlockSettings,
     cpu: CpuPool,
     clock: SharedClock,
+    left_behind: LeftBehind,
     group: ConsumerGroup,
     state: Mutex<State>,
     /// Signalled when a position moved, for those who wait for the log to be caught up with.
@@ -114,6 +118,7 @@ impl LiveStore {
             new_blocks: with.new_blocks,
             cpu: with.cpu,
             clock: with.clock,
+            left_behind: with.left_behind,
             group: ConsumerGroup::new(CONSUMER_GROUP),
             state: Mutex::default(),
             positions_moved: Notify::new(),
@@ -124,10 +129,11 @@ impl LiveStore {
         })
     }
 
-    /// Starts consuming and returns once everything that was in the log at the call is in memory.
+    /// Takes over what an earlier system left, starts consuming and returns once everything that was in the log at the call is in memory.
     pub async fn start(self: &Arc<Self>) -> Result<Running, LiveStoreError> {
         let started = Instant::now();
         self.log.register_group(&self.group).await?;
+        self.take_over().await?;
         let mut running = Running { store: Arc::clone(self), tasks: JoinSet::new() };
         let mut targets = BTreeMap::new();
         for partition in self.log.partitions() {

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::config::LiveStoreConfig;
-use super::{CONSUMER_GROUP, Dependencies, LiveStore, LiveStoreError, NewBlockSettings};
+use super::{CONSUMER_GROUP, Dependencies, LeftBehind, LiveStore, LiveStoreError, NewBlockSettings};
 use crate::base::clock::{Clock, ManualClock, SystemClock};
 use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::{TenantId, TraceId};
@@ -98,6 +98,7 @@ pub(super) struct World {
     folder: TempDir,
     pub(super) clock: Arc<ManualClock>,
     pub(super) objects: Arc<FaultyStore>,
+    pub(super) left_behind: LeftBehind,
 }
 
 /// A live-store at work.
@@ -115,7 +116,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let inner = Arc::clone(Backend::local(folder.path().join("blocks")).unwrap().store());
         let objects = FaultyStore { inner, faults: Mutex::default(), keeps_all: AtomicBool::new(false), gate: watch::Sender::new(true) };
-        Self { folder, clock: Arc::new(ManualClock::at(NOW_NANOS)), objects: Arc::new(objects) }
+        Self { folder, clock: Arc::new(ManualClock::at(NOW_NANOS)), objects: Arc::new(objects), left_behind: LeftBehind::default() }
     }
 
     pub(super) async fn start(&self, config: LiveStoreConfig) -> Started {
@@ -132,7 +133,14 @@ impl World {
         let db = Arc::new(db);
         let new_blocks = NewBlockSettings { bloom: BloomParams::default(), dedicated_columns: Box::new(|_| Vec::new()) };
         let clock = Arc::clone(&self.clock);
-        let dependencies = Dependencies { log: Arc::clone(&log), db: Arc::clone(&db), new_blocks, cpu, clock: clock.clone() };
+        let dependencies = Dependencies {
+            log: Arc::clone(&log),
+            db: Arc::clone(&db),
+            new_blocks,
+            cpu,
+            clock: clock.clone(),
+            left_behind: self.left_behind.clone(),
+        };
         let store = LiveStore::new(config, dependencies);
         let running = store.start().await.unwrap();
         let stop = CancellationToken::new();
