@@ -6,11 +6,14 @@
 //!   scopes are merged, derived columns are computed anew.
 //! * The result is the same whatever the order of the pieces, as long as spans with equal id and kind are equal.
 
+use std::borrow::Borrow;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
 use super::definition::{Definition, Definitions, Ranks, ScopeRanks, dedupe_kind};
 use super::ids::{SpanId, TraceId};
+use super::same_rows::same_rows;
 use super::span_table::{Attrs, SpanTable, Value};
 use super::strings::{Interner, StrId, StringPool};
 use super::trace_numbers::TraceNumbers;
@@ -51,43 +54,135 @@ pub fn trace_order(sources: &[&SpanTable]) -> Vec<(TraceId, Piece)> {
     order
 }
 
+/// The spans of a trace that are known already, by id and kind as [`dedupe_kind`] gives it.
+pub type SeenSpans = HashSet<(SpanId, u8), FixedState>;
+
 /// Builds a table out of rows of other tables, which hold all columns.
-pub struct Combiner<'a> {
-    sources: Vec<Source<'a>>,
+pub struct Combiner<T> {
+    sources: Vec<Source<T>>,
     strings: Interner,
     table: SpanTable,
     numbers: TraceNumbers,
     resource_ranks: Ranks,
     scope_ranks: ScopeRanks,
+    stats: CombineStats,
+}
+
+/// What a [`Combiner`] met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CombineStats {
+    /// Traces made of several pieces.
+    pub joined_traces: u64,
+    /// Spans left out because one with the same id and kind was kept.
+    pub deduped_spans: u64,
 }
 
 /// A table to copy from, and what its string ids are called in the result.
-struct Source<'a> {
-    table: &'a SpanTable,
+struct Source<T> {
+    table: T,
     renamed: Vec<u32>,
+    derived: DerivedColumns,
+}
+
+/// Where the derived columns of a copied trace come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DerivedColumns {
+    /// From the source, unchanged.
+    Copied,
+    /// From its spans, because the source's format lacks some of them.
+    Computed,
 }
 
 /// Marks a string of a source that the result does not have yet.
 const NOT_RENAMED: u32 = u32::MAX;
 
-impl<'a> Combiner<'a> {
-    pub fn new(sources: &[&'a SpanTable]) -> Self {
+impl<T: Borrow<SpanTable>> Source<T> {
+    fn new(table: T, derived: DerivedColumns) -> Self {
+        let renamed = vec![NOT_RENAMED; table.borrow().strings.len()];
+        Self { table, renamed, derived }
+    }
+}
+
+impl<T: Borrow<SpanTable> + Clone> Combiner<T> {
+    pub fn new(sources: &[T]) -> Self {
+        let mut combiner = Self::default();
+        sources.iter().for_each(|table| combiner.put_source(combiner.sources.len(), table.clone(), DerivedColumns::Copied));
+        combiner
+    }
+}
+
+impl<T> Default for Combiner<T> {
+    fn default() -> Self {
         Self {
-            sources: sources.iter().map(|table| Source { table, renamed: vec![NOT_RENAMED; table.strings.len()] }).collect(),
+            sources: Vec::new(),
             strings: Interner::default(),
             table: SpanTable::default(),
             numbers: TraceNumbers::default(),
             resource_ranks: Ranks::default(),
             scope_ranks: ScopeRanks::default(),
+            stats: CombineStats::default(),
         }
+    }
+}
+
+impl<T: Borrow<SpanTable>> Combiner<T> {
+    /// Replaces source `at`, or adds it behind the last one. The table under construction stays.
+    pub fn put_source(&mut self, at: usize, table: T, derived: DerivedColumns) {
+        let source = Source::new(table, derived);
+        match self.sources.get_mut(at) {
+            Some(place) => *place = source,
+            None => self.sources.push(source),
+        }
+    }
+
+    /// Returns source `at`.
+    pub fn source(&self, at: usize) -> &SpanTable {
+        self.sources[at].table.borrow()
     }
 
     /// Appends one trace: a run of [`trace_order`] with one trace id.
     pub fn push_trace(&mut self, pieces: &[(TraceId, Piece)]) {
         match pieces {
             [(_, piece)] => self.copy_trace(*piece),
-            _ => self.join_trace(pieces),
+            [(_, first), others @ ..] if others.iter().all(|(_, other)| self.is_same_trace(*first, *other)) => {
+                self.stats.joined_traces += 1;
+                self.stats.deduped_spans +=
+                    others.iter().map(|(_, Piece { source, row })| self.source(*source).spans_of_trace(*row).len() as u64).sum::<u64>();
+                self.copy_trace(*first);
+            }
+            _ => {
+                self.stats.joined_traces += 1;
+                self.join_trace(pieces, &mut SeenSpans::default());
+            }
         }
+    }
+
+    /// Appends what of one trace is not among `seen`, and adds it there. Returns whether there was anything.
+    pub fn push_unseen(&mut self, pieces: &[(TraceId, Piece)], seen: &mut SeenSpans) -> bool {
+        self.join_trace(pieces, seen)
+    }
+
+    pub fn stats(&self) -> CombineStats {
+        self.stats
+    }
+
+    /// Traces in the table under construction.
+    pub fn trace_count(&self) -> usize {
+        self.table.trace_count()
+    }
+
+    /// Spans in the table under construction.
+    pub fn span_count(&self) -> usize {
+        self.table.span_count()
+    }
+
+    /// Returns the table under construction and begins another from the same sources.
+    pub fn take_table(&mut self) -> SpanTable {
+        for source in &mut self.sources {
+            source.renamed.fill(NOT_RENAMED);
+        }
+        let strings = std::mem::take(&mut self.strings).into_pool();
+        SpanTable { strings, ..std::mem::take(&mut self.table) }
     }
 
     /// Bytes the table under construction holds.
@@ -100,8 +195,14 @@ impl<'a> Combiner<'a> {
         self.table
     }
 
+    /// Whether two rows hold the same in the same order.
+    fn is_same_trace(&self, a: Piece, b: Piece) -> bool {
+        same_rows((self.source(a.source), a.row), (self.source(b.source), b.row))
+    }
+
     fn copy_trace(&mut self, Piece { source, row }: Piece) {
-        let Source { table: from, renamed } = &mut self.sources[source];
+        let Source { table: from, renamed, derived } = &mut self.sources[source];
+        let from: &SpanTable = (*from).borrow();
         let mut rename = Renamer { from: &from.strings, renamed, strings: &mut self.strings };
         let to = &mut self.table;
         for resource in from.traces.resources.range(row) {
@@ -118,6 +219,12 @@ impl<'a> Combiner<'a> {
             to.resources.dropped_attributes.push(from.resources.dropped_attributes[resource]);
             rename.attrs(&from.resources.attrs, resource..resource + 1, &mut to.resources.attrs);
         }
+        to.traces.ids.push(from.traces.ids[row]);
+        to.traces.resources.push_end(to.resources.service_name.len());
+        if *derived == DerivedColumns::Computed {
+            self.numbers.close_last_trace(to, self.strings.pool());
+            return;
+        }
         let spans = from.spans_of_trace(row);
         to.spans.nested_left.extend_from_slice(&from.spans.nested_left[spans.clone()]);
         to.spans.nested_right.extend_from_slice(&from.spans.nested_right[spans.clone()]);
@@ -125,8 +232,6 @@ impl<'a> Combiner<'a> {
         to.spans.child_count.extend_from_slice(&from.spans.child_count[spans]);
 
         let traces = &mut to.traces;
-        traces.ids.push(from.traces.ids[row]);
-        traces.resources.push_end(to.resources.service_name.len());
         traces.start_unix_nanos.push(from.traces.start_unix_nanos[row]);
         traces.end_unix_nanos.push(from.traces.end_unix_nanos[row]);
         traces.duration_nanos.push(from.traces.duration_nanos[row]);
@@ -140,9 +245,14 @@ impl<'a> Combiner<'a> {
         traces.service_stats_of.push_end(traces.service_stats.service_name.len());
     }
 
-    fn join_trace(&mut self, pieces: &[(TraceId, Piece)]) {
+    /// Returns whether there was any span that is not among `seen`.
+    fn join_trace(&mut self, pieces: &[(TraceId, Piece)], seen: &mut SeenSpans) -> bool {
         let (mut resources, mut scopes) = (Definitions::default(), Definitions::default());
-        let mut entries = self.collect_spans(pieces, &mut resources, &mut scopes);
+        let had_seen = !seen.is_empty();
+        let mut entries = self.collect_spans(pieces, seen, &mut resources, &mut scopes);
+        if entries.is_empty() && had_seen {
+            return false;
+        }
         entries.sort_by_key(|entry| (entry.start_unix_nanos, entry.span_id, entry.kind));
         self.resource_ranks.start_trace();
         self.scope_ranks.start_trace();
@@ -156,7 +266,8 @@ impl<'a> Combiner<'a> {
         for resource in entries.chunk_by(|a, b| a.resource_rank == b.resource_rank) {
             for scope in resource.chunk_by(|a, b| a.scope_rank == b.scope_rank) {
                 for entry in scope {
-                    let Source { table: from, renamed } = &mut self.sources[entry.source];
+                    let Source { table: from, renamed, .. } = &mut self.sources[entry.source];
+                    let from: &SpanTable = (*from).borrow();
                     let mut rename = Renamer { from: &from.strings, renamed, strings: &mut self.strings };
                     copy_spans(from, entry.span..entry.span + 1, &mut self.table, &mut rename);
                 }
@@ -167,14 +278,21 @@ impl<'a> Combiner<'a> {
         self.table.traces.ids.push(pieces[0].0);
         self.table.traces.resources.push_end(self.table.resources.service_name.len());
         self.numbers.close_last_trace(&mut self.table, self.strings.pool());
+        true
     }
 
-    /// Lists the distinct spans of all pieces, the first of equals.
-    fn collect_spans(&mut self, pieces: &[(TraceId, Piece)], resources: &mut Definitions, scopes: &mut Definitions) -> Vec<JoinEntry> {
+    /// Lists the distinct spans of all pieces that are not among `seen`, the first of equals, and adds them there.
+    fn collect_spans(
+        &mut self,
+        pieces: &[(TraceId, Piece)],
+        seen: &mut SeenSpans,
+        resources: &mut Definitions,
+        scopes: &mut Definitions,
+    ) -> Vec<JoinEntry> {
         let mut entries = Vec::new();
-        let mut seen = HashSet::with_hasher(FixedState::default());
         for &(_, Piece { source, row }) in pieces {
-            let Source { table: from, renamed } = &mut self.sources[source];
+            let Source { table: from, renamed, .. } = &mut self.sources[source];
+            let from: &SpanTable = (*from).borrow();
             let mut rename = Renamer { from: &from.strings, renamed, strings: &mut self.strings };
             for resource_index in from.traces.resources.range(row) {
                 let resource = resources.add(Definition {
@@ -207,6 +325,8 @@ impl<'a> Combiner<'a> {
                                 resource_rank,
                                 scope_rank,
                             });
+                        } else {
+                            self.stats.deduped_spans += 1;
                         }
                     }
                 }

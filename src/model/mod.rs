@@ -2,6 +2,7 @@
 
 mod any_value;
 pub mod combine;
+mod same_rows;
 mod definition;
 pub mod ids;
 pub mod otlp;

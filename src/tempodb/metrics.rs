@@ -61,7 +61,24 @@ pub const SIDE_SAVED_REQUESTS: &str = "tempo_rs_side_objects_saved_requests_tota
 pub const SIDE_SAVED_BYTES: &str = "tempo_rs_side_objects_saved_bytes_total";
 
 /// Buckets of the histograms that dashboards expect.
-pub const BUCKETS: &[(&str, &[f64])] = &[(BACKEND_REQUEST_DURATION, &[0.005, 0.02, 0.08, 0.32, 1.28, 5.12])];
+pub const BUCKETS: &[(&str, &[f64])] = &[
+    (BACKEND_REQUEST_DURATION, &[0.005, 0.02, 0.08, 0.32, 1.28, 5.12]),
+    (COMPACTION_OUTPUT_SIZE, &DOUBLING_MIB),
+    (COMPACTION_MEMORY, &DOUBLING_MIB),
+    (COMPACTION_DURATION, &[0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0]),
+    (RETENTION_DURATION, &[0.25, 0.5, 1.0, 2.0, 4.0, 8.0]),
+];
+
+/// 1 MiB and its doubles.
+const DOUBLING_MIB: [f64; 10] = {
+    let mut sizes = [1_048_576.0; 10];
+    let mut at = 1;
+    while at < sizes.len() {
+        sizes[at] = sizes[at - 1] * 2.0;
+        at += 1;
+    }
+    sizes
+};
 
 /// Registers help texts, and the series that alerts need from the start.
 pub fn describe() {

@@ -185,3 +185,7 @@ impl Run<'_> {
         warn!(tenant = %self.tenant, block = %meta.block_id, error = error as &dyn std::error::Error, what);
     }
 }
+
+#[cfg(test)]
+#[path = "retention_tests.rs"]
+mod tests;

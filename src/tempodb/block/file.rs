@@ -20,6 +20,7 @@ use parquet::file::metadata::{
 };
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::SchemaDescriptor;
 
 use super::decode::codec::Codec;
 use super::decode::page::LeafShape;
@@ -157,6 +158,16 @@ impl BlockFile {
             Compression::LZ4_RAW => Codec::Unsupported("compression LZ4_RAW"),
         };
         Ok(LeafShape { max_repetition: leaf.max_repetition, max_definition: leaf.max_definition, codec, verify })
+    }
+
+    /// Bytes of a chunk's pages before compression, as the footer says.
+    pub(super) fn uncompressed_bytes(&self, group: usize, leaf: &FileLeaf) -> Result<u64, BlockReadError> {
+        u64::try_from(self.chunk(group, leaf)?.uncompressed_size()).map_err(|_| BlockReadError::Layout("negative size of a column chunk"))
+    }
+
+    /// The columns as the file has them.
+    pub(super) fn schema(&self) -> &SchemaDescriptor {
+        self.metadata.file_metadata().schema_descr()
     }
 
     /// Level entries of a chunk, as the footer says.

@@ -25,6 +25,7 @@ pub mod candidates;
 pub mod read;
 #[cfg(test)]
 mod read_tests;
+pub mod scan;
 pub mod selection;
 
 pub mod bloom;

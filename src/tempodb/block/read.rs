@@ -28,6 +28,7 @@ use super::objects::BlockObjects;
 use super::projection::Projection;
 use super::schema::{Column, Level};
 use super::selection::RowSelection;
+use super::validate;
 use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::SpanTable;
 use crate::tempodb::backend::{Backend, ReadCost};
@@ -244,15 +245,17 @@ impl BlockReader {
 
     pub(super) async fn group_index(&self, group: usize, meter: &ReadMeter) -> Result<&GroupIndex, BlockReadError> {
         let cell = self.group_indexes.get(group).ok_or(BlockReadError::Layout("row group beyond the last"))?;
-        cell.get_or_try_init(async || {
-            let (offsets, trace_ids) = (self.file.offset_index_range(group)?, self.file.trace_id_index_range(group)?);
-            let starts = (offsets.start, trace_ids.start);
-            let wanted = [(CacheRole::ParquetOffsetIndex, offsets), (CacheRole::ParquetColumnIndex, trace_ids)];
-            let buffers = self.objects.ranges(&wanted, meter).await?;
-            let [offsets, trace_ids] = <[Bytes; 2]>::try_from(buffers).map_err(|_| BlockReadError::Layout("page index"))?;
-            self.file.parse_group_index(group, (starts.0, offsets), (starts.1, trace_ids))
-        })
-        .await
+        cell.get_or_try_init(async || self.load_group_index(group, meter).await).await
+    }
+
+    /// Reads the page indexes of a row group without keeping them.
+    pub(super) async fn load_group_index(&self, group: usize, meter: &ReadMeter) -> Result<GroupIndex, BlockReadError> {
+        let (offsets, trace_ids) = (self.file.offset_index_range(group)?, self.file.trace_id_index_range(group)?);
+        let starts = (offsets.start, trace_ids.start);
+        let wanted = [(CacheRole::ParquetOffsetIndex, offsets), (CacheRole::ParquetColumnIndex, trace_ids)];
+        let buffers = self.objects.ranges(&wanted, meter).await?;
+        let [offsets, trace_ids] = <[Bytes; 2]>::try_from(buffers).map_err(|_| BlockReadError::Layout("page index"))?;
+        self.file.parse_group_index(group, (starts.0, offsets), (starts.1, trace_ids))
     }
 
     /// Fetches and decodes columns of a row group, in place. An index beyond the last row group gives an empty table.
@@ -277,6 +280,12 @@ impl BlockReader {
         rows: Option<&RowSelection>,
         meter: &ReadMeter,
     ) -> Result<FetchedRowGroup, BlockReadError> {
+        let fetched = self.fetch(group, &self.columns_of(projection), rows, meter).await?;
+        Ok(FetchedRowGroup { fetched, projection: projection.clone(), meta: Arc::clone(&self.meta), options: self.options.clone() })
+    }
+
+    /// Returns the columns that decoding `projection` takes.
+    pub(super) fn columns_of(&self, projection: &Projection) -> Vec<Column> {
         let mut columns = assemble::columns_of(projection, &self.file);
         for (level, selection) in [
             (Level::Resource, &projection.resources.attrs),
@@ -287,12 +296,16 @@ impl BlockReader {
         ] {
             columns.extend(attrs::columns_of(level, selection, &self.file));
         }
-        let fetched = self.fetch(group, &columns, rows, meter).await?;
-        Ok(FetchedRowGroup { fetched, projection: projection.clone(), meta: Arc::clone(&self.meta), options: self.options.clone() })
+        columns
+    }
+
+    /// Returns what is wrong with the columns of the file, in words: other readers address them by position.
+    pub fn column_problem(&self) -> Option<String> {
+        validate::column_problem(self.file.schema(), &self.meta)
     }
 
     /// Fetches the pages of `columns`; those that the file lacks are left out.
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         group: usize,
         columns: &[Column],

@@ -5,6 +5,7 @@ use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::schema::types::SchemaDescriptor;
 
 use super::bloom::{BloomShard, shard_of};
 use super::index::RowGroupIndex;
@@ -60,21 +61,24 @@ fn check_sizes(block: &BlockObjects, problems: &mut Vec<String>) {
 }
 
 fn check_columns(block: &BlockObjects, problems: &mut Vec<String>) {
-    if block.meta.version() != Ok(BlockVersion::VParquet5) {
-        return;
-    }
     let Ok(file) = SerializedFileReader::new(block.data.clone()) else { return };
-    let expected = BlockSchema::new(&block.meta.dedicated_columns);
-    let found = file.metadata().file_metadata().schema_descr();
+    problems.extend(column_problem(file.metadata().file_metadata().schema_descr(), &block.meta));
+}
+
+/// Compares the columns of a file with those that its meta calls for.
+pub(super) fn column_problem(found: &SchemaDescriptor, meta: &BlockMeta) -> Option<String> {
+    if meta.version() != Ok(BlockVersion::VParquet5) {
+        return None;
+    }
+    let expected = BlockSchema::new(&meta.dedicated_columns);
     let describe = |column: &parquet::schema::types::ColumnDescriptor| {
         let levels = (column.max_def_level(), column.max_rep_level());
         (column.path().string(), column.physical_type(), column.converted_type(), levels)
     };
     let expected: Vec<_> = expected.descriptor().columns().iter().map(|column| describe(column)).collect();
     let found: Vec<_> = found.columns().iter().map(|column| describe(column)).collect();
-    if let Some(at) = (0..expected.len().max(found.len())).find(|&at| expected.get(at) != found.get(at)) {
-        problems.push(format!("column {at} should be {:?} and is {:?}", expected.get(at), found.get(at)));
-    }
+    let at = (0..expected.len().max(found.len())).find(|&at| expected.get(at) != found.get(at))?;
+    Some(format!("column {at} should be {:?} and is {:?}", expected.get(at), found.get(at)))
 }
 
 fn check_ids(block: &BlockObjects, row_groups: &[Vec<TraceId>], problems: &mut Vec<String>) {

@@ -310,10 +310,20 @@ impl BlockWriter {
         Ok(())
     }
 
+    /// Bytes of `data.parquet` so far.
+    pub fn size_bytes(&self) -> u64 {
+        self.encoder.as_ref().map_or(0, BlockEncoder::size_bytes)
+    }
+
     /// Completes all objects, the meta last.
-    pub async fn finish(mut self) -> Result<BlockMeta, WriteError> {
+    pub async fn finish(self) -> Result<BlockMeta, WriteError> {
+        self.seal().await?.publish().await
+    }
+
+    /// Completes all objects but the meta.
+    pub async fn seal(mut self) -> Result<SealedBlock, WriteError> {
         let encoder = self.encoder.take().ok_or(WriteError::Broken(self.id))?;
-        let (rest, finished) = match self.cpu.run("encode_footer", move || encoder.finish()).await? {
+        let (rest, mut finished) = match self.cpu.run("encode_footer", move || encoder.finish()).await? {
             Ok(done) => done,
             Err(failure) => {
                 self.abort().await?;
@@ -327,19 +337,16 @@ impl BlockWriter {
         if compaction == CompactionFlag::Held {
             objects.push((NO_COMPACT_NAME.to_owned(), Vec::new()));
         }
-        objects.extend((0..).zip(finished.blooms).map(|(shard, bytes)| (bloom_name(shard), bytes)));
-        objects.push((INDEX_NAME.to_owned(), finished.index));
-        objects.extend(finished.side.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)));
+        objects.extend((0..).zip(finished.blooms.clone()).map(|(shard, bytes)| (bloom_name(shard), bytes)));
+        objects.push((INDEX_NAME.to_owned(), finished.index.clone()));
+        objects.extend(std::mem::take(&mut finished.side).into_iter().map(|(name, bytes)| (name.to_owned(), bytes)));
         for (name, bytes) in objects {
             let bytes = Bytes::from(bytes);
             let put = backend.write(&block_object(&tenant, id, &name), bytes.clone()).await;
             put.map_err(|cause| store_error(&name, id, cause))?;
             caches.put_written(&tenant, &finished.meta, &name, &bytes);
         }
-        // Ids are random or derived from what is in the block: another content under the same id is another writer's.
-        let created = backend.create(&block_object(&tenant, id, META_NAME), finished.meta.to_json()).await;
-        created.map_err(|cause| store_error(META_NAME, id, cause))?;
-        Ok(finished.meta)
+        Ok(SealedBlock { backend, tenant, finished })
     }
 
     /// Gives the block up and removes what was uploaded.
@@ -349,6 +356,38 @@ impl BlockWriter {
 
     async fn put(&mut self, encoded: Vec<u8>) -> Result<(), WriteError> {
         self.upload.write(encoded).await.map_err(|cause| store_error(DATA_NAME, self.id, cause))
+    }
+}
+
+/// A block all of whose objects but the meta are written: nobody sees it yet.
+pub struct SealedBlock {
+    backend: Backend,
+    tenant: TenantId,
+    finished: FinishedBlock,
+}
+
+impl SealedBlock {
+    pub fn meta(&self) -> &BlockMeta {
+        &self.finished.meta
+    }
+
+    /// The objects `bloom-0`, `bloom-1`, …
+    pub fn blooms(&self) -> &[Vec<u8>] {
+        &self.finished.blooms
+    }
+
+    /// The object `index`.
+    pub fn index(&self) -> &[u8] {
+        &self.finished.index
+    }
+
+    /// Writes the meta: from now on the block exists.
+    pub async fn publish(self) -> Result<BlockMeta, WriteError> {
+        let meta = self.finished.meta;
+        // Ids are random or derived from what is in the block: another content under the same id is another writer's.
+        let created = self.backend.create(&block_object(&self.tenant, meta.block_id, META_NAME), meta.to_json()).await;
+        created.map_err(|cause| store_error(META_NAME, meta.block_id, cause))?;
+        Ok(meta)
     }
 }
 

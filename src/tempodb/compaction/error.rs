@@ -11,8 +11,6 @@ use super::CompactionOutcome;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CompactionError {
-    #[error("merging blocks is not supported yet")]
-    NotBuilt,
     #[error("a compaction needs at least one block")]
     NoInputs,
     /// The text that the compatible system has for an input that another job or retention has taken.
@@ -70,8 +68,7 @@ impl CompactionError {
         match self {
             Self::CorruptMeta { block, .. } | Self::TraceTooLarge { block, .. } => Some(*block),
             Self::Read { block, cause } => cause.is_corrupt().then_some(*block),
-            Self::NotBuilt
-            | Self::NoInputs
+            Self::NoInputs
             | Self::Gone { .. }
             | Self::Held { .. }
             | Self::Meta { .. }
@@ -85,7 +82,6 @@ impl CompactionError {
 
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NotBuilt => ErrorClass::Unsupported,
             Self::NoInputs => ErrorClass::Invalid,
             Self::Gone { .. } => ErrorClass::NotFound,
             Self::Meta { cause, .. } | Self::Unmarked { cause, .. } => cause.class(),

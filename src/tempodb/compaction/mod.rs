@@ -10,13 +10,24 @@
 //!   twice, which every reader and the next compaction drop.
 //! * Memory is bounded by [`CompactSettings::memory_bytes`], whatever the size of blocks and traces.
 
-mod error;
-mod mark;
-mod progress;
 pub mod selector;
+mod job;
+mod merge;
+mod memory;
+mod check;
+mod mark;
+mod redact;
+mod rewrite;
+mod progress;
+mod error;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, histogram};
+use tracing::warn;
 
 use crate::base::clock::SharedClock;
 use crate::base::cpu_pool::CpuPool;
@@ -26,17 +37,22 @@ use crate::tempodb::backend::{Backend, BackendError};
 use crate::tempodb::block::bloom::BloomParams;
 use crate::tempodb::block::dedicated::DedicatedColumn;
 use crate::tempodb::block::estimate::DEFAULT_ROW_GROUP_BYTES;
-use crate::tempodb::block::meta::{BlockId, BlockMeta, BlockVersion};
+use crate::tempodb::block::meta::{BlockId, BlockMeta, BlockVersion, META_NAME};
 use crate::tempodb::block::projection::Projection;
+use crate::tempodb::block::read::{BlockReader, ReadMeter};
+use crate::tempodb::block::write::{BlockTimes, NewBlock};
 use crate::tempodb::db::TempoDb;
 use crate::tempodb::keys;
+use crate::tempodb::metrics as names;
+
+use job::{JobPlan, JobResult};
 
 pub use error::CompactionError;
 pub use mark::MarkFailure;
 pub use progress::{CompactionProgress, ProgressSnapshot};
 
-/// Memory of a job unless configured otherwise: with it, merging blocks of any size stays below 300 MB for the whole process.
-pub const DEFAULT_MEMORY_BYTES: usize = 160 << 20;
+/// Memory of a job unless configured otherwise. Blocks of any size take about a quarter of it; the rest is for single large traces.
+pub const DEFAULT_MEMORY_BYTES: usize = 512 << 20;
 
 /// How blocks are merged.
 #[derive(Debug, Clone)]
@@ -79,6 +95,8 @@ pub struct CompactionOutcome {
     pub deduped_spans: u64,
     /// Traces above [`CompactSettings::max_trace_bytes`]. Nothing of them is lost.
     pub oversized_traces: u64,
+    /// Traces too large to be joined within the job's memory: they stay in several blocks.
+    pub split_traces: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
     pub peak_memory_bytes: u64,
@@ -181,33 +199,146 @@ impl Compactor {
     /// Merges `inputs` into one block, marks them compacted and brings the block list up to date. The first input decides over replication
     /// factor, version and dedicated columns.
     ///
-    /// Dropping the future cancels the job. Until the output is visible nothing of it stays; afterwards inputs may be left unmarked.
+    /// Fails when an input is gone or held back. Dropping the future cancels the job: until the output is visible nothing of it stays; from
+    /// then on inputs may be left unmarked.
     pub async fn compact(
         &self,
         tenant: &TenantId,
         inputs: &[BlockId],
         settings: &CompactSettings,
     ) -> Result<CompactionOutcome, CompactionError> {
-        let _ = (tenant, inputs, settings, &self.cpu);
-        Err(CompactionError::NotBuilt)
+        let outcome = self.compact_blocks(tenant, inputs, settings).await;
+        count_failure(&outcome);
+        outcome
     }
 
-    /// Rewrites a block without the traces of `selector`. A block that is gone is fine.
-    pub async fn redact(
+    async fn compact_blocks(
         &self,
         tenant: &TenantId,
-        block: BlockId,
-        selector: &RedactionSelector,
-        mode: RedactionMode,
-    ) -> Result<RedactionOutcome, CompactionError> {
-        let _ = (tenant, block, selector, mode);
-        Err(CompactionError::NotBuilt)
+        inputs: &[BlockId],
+        settings: &CompactSettings,
+    ) -> Result<CompactionOutcome, CompactionError> {
+        let mut readers: Vec<Arc<BlockReader>> = Vec::new();
+        let meter = ReadMeter::default();
+        for &block in inputs {
+            if readers.iter().all(|reader| reader.meta().block_id != block) {
+                let meta = self.read_free_meta(tenant, block).await?;
+                readers.push(self.open_input(tenant, meta, &meter).await?);
+            }
+        }
+        let highest = readers.iter().map(|reader| reader.meta().compaction_level).max().ok_or(CompactionError::NoInputs)?;
+        let output = self.output_like(tenant, &readers, highest.saturating_add(1), settings);
+        self.replace(tenant, readers, Vec::new(), output, settings).await
     }
 
-    /// Rewrites a block into another version or with other dedicated columns.
-    pub async fn rewrite(&self, tenant: &TenantId, block: BlockId, target: &RewriteTarget) -> Result<CompactionOutcome, CompactionError> {
-        let _ = (tenant, block, target);
-        Err(CompactionError::NotBuilt)
+    /// Reads the meta of a block that may be compacted.
+    async fn read_free_meta(&self, tenant: &TenantId, block: BlockId) -> Result<Arc<BlockMeta>, CompactionError> {
+        let meta = self.read_meta(tenant, block).await?;
+        match is_held(self.db.backend(), tenant, block).await {
+            Ok(false) => Ok(meta),
+            Ok(true) => Err(CompactionError::Held { block }),
+            Err(cause) => Err(CompactionError::Meta { block, cause }),
+        }
+    }
+
+    /// Reads the meta of a live block: what the block list says may be minutes old.
+    async fn read_meta(&self, tenant: &TenantId, block: BlockId) -> Result<Arc<BlockMeta>, CompactionError> {
+        let bytes = match self.db.backend().read(&keys::block_object(tenant, block, META_NAME)).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Err(CompactionError::Gone { block }),
+            Err(cause) => return Err(CompactionError::Meta { block, cause }),
+        };
+        let meta = BlockMeta::from_json(&bytes).map_err(|cause| CompactionError::CorruptMeta { block, cause })?;
+        // Everything else goes by the place of the object, and so does this.
+        Ok(Arc::new(BlockMeta { block_id: block, ..meta }))
+    }
+
+    /// Returns the block that replaces `inputs`, which are not none, but for its id.
+    fn output_like(&self, tenant: &TenantId, inputs: &[Arc<BlockReader>], level: u32, settings: &CompactSettings) -> NewBlock {
+        let first = inputs[0].meta();
+        let metas = || inputs.iter().map(|input| input.meta());
+        let start = metas().map(|meta| meta.start_time).min().unwrap_or(first.start_time);
+        let end = metas().map(|meta| meta.end_time).max().unwrap_or(first.end_time);
+        // Rows as the files have them: what a meta says need not be true, and this takes memory.
+        let traces = inputs.iter().map(|input| (0..input.row_groups()).map(|group| input.rows(group)).sum::<usize>()).sum();
+        NewBlock {
+            dedicated_columns: first.dedicated_columns.to_vec(),
+            bloom: settings.bloom,
+            compaction_level: level,
+            replication_factor: first.replication_factor,
+            times: BlockTimes::Given { start, end },
+            ..NewBlock::new(tenant.clone(), BlockId::random(), traces)
+        }
+    }
+
+    /// Writes `inputs` without `removed` into `output`, and puts it into their place. Nothing is written when nothing is left.
+    async fn replace(
+        &self,
+        tenant: &TenantId,
+        inputs: Vec<Arc<BlockReader>>,
+        removed: Vec<TraceId>,
+        output: NewBlock,
+        settings: &CompactSettings,
+    ) -> Result<CompactionOutcome, CompactionError> {
+        let started = Instant::now();
+        let progress = settings.progress.clone().unwrap_or_default();
+        let metas: Vec<Arc<BlockMeta>> = inputs.iter().map(|input| Arc::clone(input.meta())).collect();
+        progress.start(metas.iter().map(|meta| meta.size_bytes).sum());
+        let plan = JobPlan { tenant: tenant.clone(), inputs, removed, output, settings: settings.clone(), progress: Arc::clone(&progress) };
+        let JobResult { outputs, stats } = self.run_job(plan).await?;
+        for meta in &outputs {
+            self.db.block_list().add(tenant, Arc::clone(meta));
+        }
+        let counters = progress.snapshot();
+        let outcome = CompactionOutcome {
+            bytes_written: outputs.iter().map(|meta| meta.size_bytes).sum(),
+            outputs,
+            traces: stats.traces,
+            spans: stats.spans,
+            combined_traces: stats.combined_traces,
+            deduped_spans: stats.deduped_spans,
+            oversized_traces: stats.oversized_traces,
+            split_traces: stats.split_traces,
+            bytes_read: counters.bytes_read,
+            peak_memory_bytes: counters.peak_memory_bytes,
+            duration: started.elapsed(),
+        };
+        record(tenant, &metas, &outcome);
+        let ids: Vec<BlockId> = metas.iter().map(|meta| meta.block_id).collect();
+        match self.mark_compacted(tenant, &ids).await {
+            Ok(()) => Ok(outcome),
+            Err(MarkFailure { unmarked, cause }) => Err(CompactionError::Unmarked { unmarked, outcome: Box::new(outcome), cause }),
+        }
+    }
+}
+
+/// Counts a job that failed.
+fn count_failure<T>(outcome: &Result<T, CompactionError>) {
+    if outcome.is_err() {
+        counter!(names::COMPACTION_ERRORS).increment(1);
+    }
+}
+
+fn record(tenant: &TenantId, inputs: &[Arc<BlockMeta>], outcome: &CompactionOutcome) {
+    let level = inputs.iter().map(|meta| meta.compaction_level).max().unwrap_or(0).to_string();
+    let factor = inputs.first().map_or(0, |meta| meta.replication_factor).to_string();
+    counter!(names::COMPACTION_BLOCKS, "level" => level.clone()).increment(inputs.len() as u64);
+    counter!(names::COMPACTION_OBJECTS_WRITTEN, "level" => level.clone()).increment(outcome.traces);
+    counter!(names::COMPACTION_BYTES_WRITTEN, "level" => level.clone()).increment(outcome.bytes_written);
+    counter!(names::COMPACTION_OBJECTS_COMBINED, "level" => level).increment(outcome.combined_traces);
+    counter!(names::COMPACTION_SPANS_DEDUPED, "replication_factor" => factor).increment(outcome.deduped_spans);
+    histogram!(names::COMPACTION_DURATION).record(outcome.duration.as_secs_f64());
+    histogram!(names::COMPACTION_MEMORY).record(outcome.peak_memory_bytes as f64);
+    for output in &outcome.outputs {
+        histogram!(names::COMPACTION_OUTPUT_SIZE).record(output.size_bytes as f64);
+    }
+    if outcome.oversized_traces > 0 {
+        counter!(names::COMPACTION_OVERSIZED, "tenant" => tenant.to_string()).increment(outcome.oversized_traces);
+        warn!(%tenant, traces = outcome.oversized_traces, "traces larger than the tenant's limit were compacted, and kept whole");
+    }
+    if outcome.split_traces > 0 {
+        counter!(names::COMPACTION_SPLIT, "tenant" => tenant.to_string()).increment(outcome.split_traces);
+        warn!(%tenant, traces = outcome.split_traces, "traces too large to be joined were left in several blocks");
     }
 }
 
