@@ -414,7 +414,8 @@ async fn build_backend_worker(context: &mut Context) -> anyhow::Result<Box<dyn S
     let write =
         WriteSettings { version: block_version(context)?, bloom: bloom_params(context)?, memory_bytes: usize::try_from(memory_bytes)? };
     let engine = Arc::new(Storage {
-        compactor: Compactor::new(Arc::clone(&db), cpu, Arc::clone(&clock)),
+        compactor: Compactor::new(Arc::clone(&db), cpu.clone(), Arc::clone(&clock)),
+        cpu,
         db,
         limits: worker_limits(built(&context.overrides)?, dedicated_columns(context)?),
         write,

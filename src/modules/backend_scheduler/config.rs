@@ -82,8 +82,8 @@ config_block! {
         interval: GoDuration = GoDuration::minutes(10),
         /// Rewrite blocks of other versions or with other dedicated columns than those written now.
         rewrite_enabled: bool = false,
-        /// Make side objects and trace-id filters that are missing.
-        index_enabled: bool = false,
+        /// Make side objects that are missing.
+        index_enabled: bool = true,
     }
 
     /// `backend_scheduler_client:`.

@@ -235,7 +235,10 @@ impl State {
                 }
             }
             Work::Index => {
-                if let Some(fingerprint) = self.indexing.remove(id) {
+                // One that still found something to do is repeated.
+                if let Some(fingerprint) = self.indexing.remove(id)
+                    && job.outputs.is_empty()
+                {
                     self.indexed.insert(job.tenant.clone(), fingerprint);
                 }
             }

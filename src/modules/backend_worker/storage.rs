@@ -13,11 +13,13 @@ use super::engine::{Engine, JobFailure, RunningJob};
 use super::filter::QueryFilter;
 use super::metrics::REDACTION_BLOCK_MISSING;
 use crate::base::clock::SharedClock;
+use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::TenantId;
 use crate::services::rpc::backend_scheduler::{Job, JobOutcome, RedactionMode, RedactionWork, TraceSelection, Work};
 use crate::tempodb::block::bloom::BloomParams;
 use crate::tempodb::block::dedicated::DedicatedColumn;
 use crate::tempodb::block::meta::{BlockId, BlockVersion};
+use crate::tempodb::block::side::rebuild;
 use crate::tempodb::compaction::{
     CompactSettings, CompactionError, Compactor, RedactionMode as EngineMode, RedactionSelector, RedactionWindow, RewriteTarget,
 };
@@ -26,6 +28,9 @@ use crate::tempodb::retention::{RetentionSettings, expire};
 
 /// Tenants that a job over all tenants takes at a time unless configured.
 const DEFAULT_RETENTION_CONCURRENCY: usize = 10;
+
+/// Blocks that one job gives side objects. More would keep a compaction waiting: each is read as a whole.
+const INDEXED_PER_JOB: usize = 32;
 
 /// What the worker must know of a tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,6 +60,7 @@ pub struct WriteSettings {
 pub struct Storage {
     pub db: Arc<TempoDb>,
     pub compactor: Compactor,
+    pub cpu: CpuPool,
     pub limits: LimitsOf,
     pub write: WriteSettings,
     pub retention: RetentionSettings,
@@ -146,8 +152,20 @@ impl Storage {
         outcomes.into_iter().find(Result::is_err).unwrap_or(Ok(JobOutcome::default()))
     }
 
-    async fn index(&self, _tenant: &TenantId) -> Result<JobOutcome, JobFailure> {
-        Err(JobFailure { error: "making indexes is not supported yet".to_owned(), corrupt: Vec::new() })
+    /// Makes side objects of some blocks that lack them; the outcome names these blocks. None: nothing is missing that can be made.
+    async fn index(&self, tenant: &TenantId) -> Result<JobOutcome, JobFailure> {
+        let failed =
+            |error: &dyn std::error::Error| JobFailure { error: chain("error looking for side objects", error), corrupt: Vec::new() };
+        let blocks = rebuild::missing(&self.db, tenant, INDEXED_PER_JOB).await.map_err(|error| failed(&error))?;
+        let mut outcome = JobOutcome::default();
+        for meta in blocks {
+            match rebuild::rebuild(&self.db, &self.cpu, tenant, &meta).await {
+                Ok(_) => outcome.outputs.push(meta.block_id),
+                // Queries do without; a broken block has been reported by the reader.
+                Err(error) => debug!(%tenant, block = %meta.block_id, error = &error as &dyn std::error::Error, "no side objects made"),
+            }
+        }
+        Ok(outcome)
     }
 
     fn now(&self) -> Timestamp {

@@ -83,7 +83,7 @@ pub enum Work {
     Redaction(RedactionWork),
     /// Bring a block to the version and columns that are written now.
     Rewrite { block: BlockId },
-    /// Make side objects and trace-id filters that are missing.
+    /// Make side objects that are missing.
     Index,
 }
 

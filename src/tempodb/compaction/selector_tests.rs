@@ -1,3 +1,5 @@
+//! Tests of the selector.
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;
