@@ -11,6 +11,7 @@ mod parts;
 mod process;
 mod wait;
 
+mod cli;
 mod corrupt_blocks;
 mod compaction;
 mod crashes;

@@ -13,6 +13,7 @@ mod server;
 mod ops;
 mod health;
 mod health_command;
+mod cli;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -49,6 +50,11 @@ const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Runs the process described by the command line until it is told to stop.
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "cli"
+    {
+        return cli::main(rest);
+    }
     let loaded = match config::load(&arguments) {
         Ok(loaded) => loaded,
         Err(problems) => {

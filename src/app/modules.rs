@@ -278,7 +278,7 @@ fn dedicated_columns(context: &Context) -> anyhow::Result<impl Fn(&TenantId) -> 
 }
 
 /// Turns configured columns into those of the block format.
-fn columns_of(configured: &[DedicatedColumnConfig]) -> anyhow::Result<Vec<DedicatedColumn>> {
+pub(super) fn columns_of(configured: &[DedicatedColumnConfig]) -> anyhow::Result<Vec<DedicatedColumn>> {
     let column = |config: &DedicatedColumnConfig| {
         let scope =
             DedicatedScope::parse(&config.scope).with_context(|| format!("unsupported dedicated column scope '{}'", config.scope))?;

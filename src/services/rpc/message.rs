@@ -27,6 +27,10 @@ const MAP_VALUE: Field = field(2, "value");
 pub trait MessageWriter: Sized {
     fn put_text(&mut self, field: Field, value: &[u8]);
     fn put_bytes(&mut self, field: Field, value: &[u8]);
+    /// Trace and span ids are bytes, which one flavour of JSON prints in another way.
+    fn put_id(&mut self, field: Field, id: &[u8]) {
+        self.put_bytes(field, id);
+    }
     fn put_bool(&mut self, field: Field, value: bool);
     fn put_double(&mut self, field: Field, value: f64);
     fn put_int64(&mut self, field: Field, value: i64);
@@ -55,6 +59,12 @@ pub trait MessageWriter: Sized {
     fn bytes(&mut self, field: Field, value: &[u8]) {
         if !value.is_empty() {
             self.put_bytes(field, value);
+        }
+    }
+
+    fn id(&mut self, field: Field, id: &[u8]) {
+        if !id.is_empty() {
+            self.put_id(field, id);
         }
     }
 
@@ -291,18 +301,33 @@ impl MessageWriter for ProtoSize {
     }
 }
 
-/// Writes compact JSON in the flavour of http-api §3.2.
+/// The two flavours of JSON for protobuf messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonFlavour {
+    /// Of the query API (http-api §3.2): ids in base64, enums by name.
+    Protobuf,
+    /// Of the OTLP specification: ids in hex, enums by number.
+    Otlp,
+}
+
+/// Writes compact JSON.
 #[derive(Debug)]
 pub struct JsonWriter {
     out: Vec<u8>,
+    flavour: JsonFlavour,
     /// Whether the object under construction has a field.
     has_field: bool,
 }
 
 impl JsonWriter {
-    /// Returns the text of the message that `write` describes.
+    /// Returns the text of the message that `write` describes, as the query API prints it.
     pub fn encode(write: impl FnOnce(&mut Self)) -> Vec<u8> {
-        let mut writer = Self { out: Vec::new(), has_field: false };
+        Self::encode_as(JsonFlavour::Protobuf, write)
+    }
+
+    /// Returns the text of the message that `write` describes.
+    pub fn encode_as(flavour: JsonFlavour, write: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let mut writer = Self { out: Vec::new(), flavour, has_field: false };
         writer.object(write);
         writer.out
     }
@@ -354,6 +379,18 @@ impl MessageWriter for JsonWriter {
         self.out.push(b'"');
     }
 
+    fn put_id(&mut self, field: Field, id: &[u8]) {
+        match self.flavour {
+            JsonFlavour::Protobuf => self.put_bytes(field, id),
+            JsonFlavour::Otlp => {
+                self.key(field);
+                self.out.push(b'"');
+                id.iter().for_each(|byte| self.push_display(format_args!("{byte:02x}")));
+                self.out.push(b'"');
+            }
+        }
+    }
+
     fn put_bool(&mut self, field: Field, value: bool) {
         self.key(field);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
@@ -381,8 +418,14 @@ impl MessageWriter for JsonWriter {
         self.push_display(value);
     }
 
-    fn put_enum(&mut self, field: Field, _number: i32, name: &str) {
-        self.put_text(field, name.as_bytes());
+    fn put_enum(&mut self, field: Field, number: i32, name: &str) {
+        match self.flavour {
+            JsonFlavour::Protobuf => self.put_text(field, name.as_bytes()),
+            JsonFlavour::Otlp => {
+                self.key(field);
+                self.push_display(number);
+            }
+        }
     }
 
     fn message(&mut self, field: Field, write: impl FnOnce(&mut Self)) {

@@ -3,7 +3,7 @@
 //! Written straight from the columns; no object per span. Resource attributes end with `service.name`, where the compatible system puts it.
 
 use super::any_value::write_attribute;
-use super::message::{Field, JsonWriter, MessageWriter, ProtoSize, ProtoWriter, field};
+use super::message::{Field, JsonFlavour, JsonWriter, MessageWriter, ProtoSize, ProtoWriter, field};
 use crate::model::ids::{SpanId, TraceId};
 use crate::model::span_table::{Attrs, SpanTable, Value};
 use crate::model::strings::StrId;
@@ -104,6 +104,11 @@ impl<'a> TraceOutput<'a> {
         JsonWriter::encode(|out| self.write(out, list))
     }
 
+    /// Returns the JSON of the OTLP specification.
+    pub fn to_otlp_json(self) -> Vec<u8> {
+        JsonWriter::encode_as(JsonFlavour::Otlp, |out| self.write(out, ResourceListName::ResourceSpans))
+    }
+
     /// Writes the members of the trace message.
     pub fn write(self, out: &mut impl MessageWriter, list: ResourceListName) {
         let list = match list {
@@ -186,10 +191,10 @@ fn write_span(out: &mut impl MessageWriter, table: &SpanTable, trace_id: TraceId
     const STATUS_CODE: Field = field(3, "code");
     let spans = &table.spans;
     let start = at(&spans.start_unix_nanos, span);
-    out.bytes(TRACE_ID, &trace_id.0);
-    out.bytes(SPAN_ID, at::<SpanId>(&spans.span_id, span).as_bytes());
+    out.id(TRACE_ID, &trace_id.0);
+    out.id(SPAN_ID, at::<SpanId>(&spans.span_id, span).as_bytes());
     out.text(TRACE_STATE, string_at(table, &spans.trace_state, span));
-    out.bytes(PARENT_SPAN_ID, at::<SpanId>(&spans.parent_span_id, span).as_bytes());
+    out.id(PARENT_SPAN_ID, at::<SpanId>(&spans.parent_span_id, span).as_bytes());
     out.text(NAME, string_at(table, &spans.name, span));
     let kind = at(&spans.kind, span);
     out.enumeration(KIND, kind, &kind_name(kind));
@@ -233,9 +238,9 @@ fn write_link(out: &mut impl MessageWriter, table: &SpanTable, link: usize) {
     let links = &table.links;
     let trace_id = at::<TraceId>(&links.trace_id, link);
     if !trace_id.is_zero() {
-        out.bytes(TRACE_ID, &trace_id.0);
+        out.id(TRACE_ID, &trace_id.0);
     }
-    out.bytes(SPAN_ID, at::<SpanId>(&links.span_id, link).as_bytes());
+    out.id(SPAN_ID, at::<SpanId>(&links.span_id, link).as_bytes());
     out.text(TRACE_STATE, string_at(table, &links.trace_state, link));
     write_attributes(out, ATTRIBUTES, table, &links.attrs, link);
     out.uint32(DROPPED_ATTRIBUTES, at(&links.dropped_attributes, link));
