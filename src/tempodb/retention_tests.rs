@@ -1,3 +1,5 @@
+//! Retention over a store in memory: what is marked, what is deleted, what is left alone.
+
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};

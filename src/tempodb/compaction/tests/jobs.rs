@@ -1,3 +1,5 @@
+//! Compaction jobs over real blocks and stores: what comes out, what stays, what a crash leaves.
+
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
