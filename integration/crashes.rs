@@ -49,7 +49,7 @@ fn acknowledged_spans_survive_twenty_kills_under_load() {
     let blocks = place.blocks_of("single-tenant");
     assert!(!blocks.is_empty());
     for (block, found) in blocks.iter().zip(describe(&blocks)) {
-        check_objects(block, &found["rows"]);
+        check_objects(block, "vParquet5", &found["rows"]);
     }
 }
 

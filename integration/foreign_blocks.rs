@@ -49,9 +49,11 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-fn place() -> Place {
+const VERSIONS: [&str; 3] = ["vParquet3", "vParquet4", "vParquet5"];
+
+fn place(version: &str) -> Place {
     let place = Place::with(|wishes| wishes.multitenancy = true);
-    copy_tree(&fixtures().join("vParquet5"), &place.blocks_dir());
+    copy_tree(&fixtures().join(version), &place.blocks_dir());
     place
 }
 
@@ -71,11 +73,17 @@ fn trace(client: &Client, id: &str) -> Value {
 
 #[test]
 fn traces_are_answered_as_tempo_answers_them() {
-    let place = place();
+    for version in ["vParquet4", "vParquet5"] {
+        check_answers(version);
+    }
+}
+
+fn check_answers(version: &str) {
+    let place = place(version);
     let tempo = place.start();
     let client = tempo.client();
     let mut count = 0;
-    for entry in fs::read_dir(fixtures().join("api/vParquet5")).unwrap() {
+    for entry in fs::read_dir(fixtures().join("api").join(version)).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let (tenant, id) = name.split_once('-').unwrap();
@@ -83,7 +91,7 @@ fn traces_are_answered_as_tempo_answers_them() {
         eventually(&format!("{name} is found"), SOON, || trace(&client, id).get("resourceSpans").is_some());
         // One trace has a span twice; what both sides have to agree on is checked below.
         let (answered, expected) = (sorted(&trace(&client, id)), sorted(&read_json(&path)["trace"]));
-        pretty_assertions::assert_eq!(answered, expected, "{name}");
+        pretty_assertions::assert_eq!(answered, expected, "{version} {name}");
         count += 1;
     }
     assert!(count >= 15, "{count} answers");
@@ -108,7 +116,11 @@ fn sorted(trace: &Value) -> Vec<Value> {
 
 #[test]
 fn every_trace_is_found_only_by_its_tenant_and_others_are_not() {
-    let place = place();
+    VERSIONS.into_iter().for_each(check_lookups);
+}
+
+fn check_lookups(version: &str) {
+    let place = place(version);
     let tempo = place.start();
     let client = tempo.client();
     for (tenant, other, count) in [("alpha", "beta", 83), ("beta", "alpha", 30)] {
@@ -127,7 +139,34 @@ fn every_trace_is_found_only_by_its_tenant_and_others_are_not() {
 
 #[test]
 fn search_tags_and_values_cover_them() {
-    let place = place();
+    let answers = VERSIONS.map(check_searches);
+    pretty_assertions::assert_eq!(answers[0], answers[2], "vParquet3");
+    pretty_assertions::assert_eq!(answers[1], answers[2], "vParquet4");
+}
+
+/// Queries whose answers must not depend on the version: attributes in dedicated, fixed and generic columns, events, links, derived columns.
+const QUERIES: [&str; 16] = [
+    "{ span.http.method = \"GET\" }",
+    "{ span.http.status_code >= 500 }",
+    "{ span.http.url =~ \".*1.*\" }",
+    "{ resource.k8s.pod.name != nil }",
+    "{ resource.k8s.namespace.name = \"shop\" || resource.cluster != nil }",
+    "{ span.http.route != nil }",
+    "{ event:name = \"exception\" }",
+    "{ event.exception.type != nil }",
+    "{ event:timeSinceStart > 1us }",
+    "{ link:spanID != nil }",
+    "{ span:childCount > 3 }",
+    "{ nestedSetParent < 0 }",
+    "{ } >> { status = error }",
+    "{ } | count() > 10",
+    "{ rootServiceName = \"checkout\" && kind = server }",
+    "{ span.str.long != nil }",
+];
+
+/// Returns what depends on the fixtures' spans only: the ids that each query finds, and names and values of tags.
+fn check_searches(version: &str) -> Vec<(String, Vec<String>)> {
+    let place = place(version);
     let tempo = place.start();
     let client = tempo.client().tenant("alpha");
     // The blocks are of the past, so the range has to be given.
@@ -151,13 +190,36 @@ fn search_tags_and_values_cover_them() {
     let errors = client.search(&with(&[("q", "{ status = error }"), ("limit", "1000")]));
     assert!(!errors.is_empty() && errors.len() < all.len());
     assert!(client.search(&with(&[("q", "{ span.http.method = \"NONSENSE\" }")])).is_empty());
-    let values = client.ask("/api/v2/search/tag/resource.service.name/values", &range).json();
-    assert!(values["tagValues"].as_array().unwrap().iter().any(|value| value["value"] == "checkout"), "{values}");
+    let mut answers: Vec<(String, Vec<String>)> = Vec::new();
+    for query in QUERIES {
+        let mut found = client.search(&with(&[("q", query), ("limit", "1000")]));
+        found.sort();
+        answers.push((query.to_owned(), found));
+    }
+    let texts = |list: &Value| {
+        let mut texts: Vec<_> = list.as_array().unwrap().iter().map(Value::to_string).collect();
+        texts.sort();
+        texts
+    };
+    for tag in ["resource.service.name", "span.http.method", "span.http.status_code", "resource.k8s.pod.name", "span.http.route"] {
+        let values = client.ask(&format!("/api/v2/search/tag/{tag}/values"), &range).json();
+        answers.push((tag.to_owned(), texts(&values["tagValues"])));
+    }
+    for scope in ["resource", "span", "event", "link"] {
+        let names = client.ask("/api/v2/search/tags", &[&[("scope", scope)], &range[..]].concat()).json();
+        answers.push((scope.to_owned(), texts(&names["scopes"][0]["tags"])));
+    }
+    let count = |name: &str| answers.iter().find(|(asked, _)| asked == name).map_or(0, |(_, found)| found.len());
+    for asked in ["{ span.http.method = \"GET\" }", "{ span:childCount > 3 }", "{ link:spanID != nil }", "span.http.method", "link"] {
+        assert!(count(asked) > 0, "{asked} in {version}: {answers:?}");
+    }
+    assert!(answers.iter().any(|(asked, found)| asked == "resource.service.name" && found.iter().any(|value| value.contains("checkout"))));
+    answers
 }
 
 #[test]
 fn reading_changes_nothing() {
-    let place = place();
+    let place = place("vParquet5");
     let blocks =
         || -> Vec<_> { ["alpha", "beta"].iter().flat_map(|tenant| place.blocks_of(tenant)).flat_map(|block| contents(&block)).collect() };
     let before = blocks();

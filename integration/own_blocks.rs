@@ -17,12 +17,12 @@ pub(crate) fn describe(blocks: &[PathBuf]) -> Vec<Value> {
     serde_json::from_str(&parts::python("parquet_columns.py", &files)).unwrap()
 }
 
-/// Fails unless a block's objects agree with its `meta.json`.
-pub(crate) fn check_objects(block: &Path, rows: &Value) {
+/// Fails unless a block is of a version and its objects agree with its `meta.json`.
+pub(crate) fn check_objects(block: &Path, version: &str, rows: &Value) {
     let meta: Value = serde_json::from_slice(&fs::read(block.join("meta.json")).unwrap()).unwrap();
     let block = block.display();
     let size = |name: &str| fs::metadata(format!("{block}/{name}")).unwrap_or_else(|error| panic!("{block}/{name}: {error}")).len();
-    assert_eq!(meta["format"], "vParquet5", "{block}");
+    assert_eq!(meta["format"], version, "{block}");
     assert_eq!(&meta["totalObjects"], rows, "{block}");
     assert_eq!(meta["size"], size("data.parquet"), "{block}");
     for shard in 0..meta["bloomShards"].as_u64().unwrap() {
@@ -33,7 +33,16 @@ pub(crate) fn check_objects(block: &Path, rows: &Value) {
 
 #[test]
 fn columns_are_those_of_tempo_and_every_row_can_be_read() {
-    let place = Place::new();
+    check_columns("vParquet5");
+}
+
+#[test]
+fn columns_of_the_older_version_too() {
+    check_columns("vParquet4");
+}
+
+fn check_columns(version: &'static str) {
+    let place = Place::with(|wishes| wishes.block_version = version);
     let tempo = place.start();
     for seed in 9_000..9_040 {
         let id = otlp::id::<16>(seed);
@@ -51,14 +60,14 @@ fn columns_are_those_of_tempo_and_every_row_can_be_read() {
     }
     tempo.flush();
     let blocks = place.blocks_of("single-tenant");
-    let tempo_block = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/blocks/vParquet5/alpha");
+    let tempo_block = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/blocks/{version}/alpha"));
     let tempo_block = fs::read_dir(tempo_block).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
     let expected = describe(&[tempo_block]);
     let own = describe(&blocks);
     let mut rows = 0;
     for (block, found) in blocks.iter().zip(&own) {
         pretty_assertions::assert_eq!(found["columns"], expected[0]["columns"]);
-        check_objects(block, &found["rows"]);
+        check_objects(block, version, &found["rows"]);
         rows += found["rows"].as_u64().unwrap();
     }
     assert_eq!(rows, 40);

@@ -38,6 +38,7 @@ pub(crate) struct Wishes {
     pub(crate) scheduler_address: String,
     /// Limits of single tenants, as a runtime file.
     pub(crate) tenant_limits: String,
+    pub(crate) block_version: &'static str,
 }
 
 /// Directories, ports and configuration file of one process.
@@ -66,6 +67,7 @@ impl Place {
             target: "all",
             scheduler_address: String::new(),
             tenant_limits: "overrides: {}".to_owned(),
+            block_version: "vParquet5",
         };
         change(&mut wishes);
         let folder = tempfile::Builder::new().prefix("tempo-rs-").tempdir().unwrap();
@@ -102,7 +104,7 @@ distributor:
 ingest: {{embedded: {{path: {log:?}, segment_bytes: {segment_bytes}}}}}
 live_store: {timings}, shutdown_marker_dir: {own:?}, wal: {{path: {wal:?}}}}}
 storage:
-  trace: {{backend: local, local: {{path: {blocks:?}}}, wal: {{path: {storage_wal:?}}}, blocklist_poll: 1s}}
+  trace: {{backend: local, local: {{path: {blocks:?}}}, wal: {{path: {storage_wal:?}}}, block: {{version: {block_version}}}, blocklist_poll: 1s}}
 overrides:
   defaults:
     ingestion: {{rate_limit_bytes: {rate_limit_bytes}, burst_size_bytes: {rate_limit_bytes}}}
@@ -131,6 +133,7 @@ backend_worker:
             multitenancy = wishes.multitenancy,
             segment_bytes = wishes.segment_bytes,
             rate_limit_bytes = wishes.rate_limit_bytes,
+            block_version = wishes.block_version,
             wal = own.join("wal"),
             storage_wal = self.folder.path().join("wal"),
         )

@@ -21,14 +21,14 @@ use tempo_rs::tempodb::blocklist::BlockList;
 use tempo_rs::tempodb::db::{DbSettings, TempoDb};
 use tower::ServiceExt as _;
 
-const BLOCKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks/vParquet5");
-const ANSWERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks/api/vParquet5");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/blocks");
+const VERSIONS: [&str; 3] = ["vParquet3", "vParquet4", "vParquet5"];
 
 /// A block list with what the folders hold.
-fn block_list() -> Arc<BlockList> {
+fn block_list(version: &str) -> Arc<BlockList> {
     let list = BlockList::default();
     for tenant in ["alpha", "beta"] {
-        for block in std::fs::read_dir(Path::new(BLOCKS).join(tenant)).expect("tenant folder").flatten() {
+        for block in std::fs::read_dir(Path::new(FIXTURES).join(version).join(tenant)).expect("tenant folder").flatten() {
             if let Ok(meta) = std::fs::read(block.path().join("meta.json")) {
                 list.add(&TenantId::parse(tenant).expect("tenant"), Arc::new(BlockMeta::from_json(&meta).expect("meta")));
             }
@@ -37,10 +37,10 @@ fn block_list() -> Arc<BlockList> {
     Arc::new(list)
 }
 
-fn api() -> axum::Router {
+fn api(version: &str) -> axum::Router {
     let cpu = CpuPool::new("query", 2).expect("threads");
-    let backend = Backend::local(BLOCKS).expect("folder");
-    let db = Arc::new(TempoDb::new(backend, block_list(), DbSettings::default(), Arc::new(SystemClock)));
+    let backend = Backend::local(Path::new(FIXTURES).join(version)).expect("folder");
+    let db = Arc::new(TempoDb::new(backend, block_list(version), DbSettings::default(), Arc::new(SystemClock)));
     let blocks: BlockListPort = Arc::clone(&db) as BlockListPort;
     let querier = Querier::new(querier::Parts { config: Default::default(), span_readers: Vec::new(), db, cpu: cpu.clone() });
     let frontend = QueryFrontend::new(query_frontend::Parts {
@@ -96,22 +96,30 @@ fn flat(mut trace: Value) -> Vec<String> {
 
 #[tokio::test]
 async fn traces_are_shown_as_by_the_compatible_system() {
-    let api = api();
-    let mut compared = 0;
-    for file in std::fs::read_dir(ANSWERS).expect("answers").flatten() {
-        let name = file.file_name().into_string().expect("name");
-        let (tenant, id) = name.trim_end_matches(".json").split_once('-').expect("tenant and id");
-        let expected: Value = serde_json::from_slice(&std::fs::read(file.path()).expect("answer")).expect("JSON");
-        let shown = get(&api, tenant, &format!("/api/v2/traces/{id}")).await;
-        assert_eq!(flat(shown), flat(expected), "{name}");
-        compared += 1;
+    for version in ["vParquet4", "vParquet5"] {
+        let api = api(version);
+        let mut compared = 0;
+        for file in std::fs::read_dir(Path::new(FIXTURES).join("api").join(version)).expect("answers").flatten() {
+            let name = file.file_name().into_string().expect("name");
+            let (tenant, id) = name.trim_end_matches(".json").split_once('-').expect("tenant and id");
+            let expected: Value = serde_json::from_slice(&std::fs::read(file.path()).expect("answer")).expect("JSON");
+            let shown = get(&api, tenant, &format!("/api/v2/traces/{id}")).await;
+            assert_eq!(flat(shown), flat(expected), "{version} {name}");
+            compared += 1;
+        }
+        assert_eq!(compared, 15);
     }
-    assert_eq!(compared, 15);
 }
 
 #[tokio::test]
 async fn searches_find_what_the_blocks_hold() {
-    let api = api();
+    for version in VERSIONS {
+        check_searches_find_what_the_blocks_hold(version).await;
+    }
+}
+
+async fn check_searches_find_what_the_blocks_hold(version: &str) {
+    let api = api(version);
     let window = "start=1795309000&end=1795310000";
     let all = get(&api, "alpha", &format!("/api/search?q=%7B%7D&limit=1000&{window}")).await;
     assert_eq!(all["traces"].as_array().map(Vec::len), Some(83));
@@ -138,7 +146,13 @@ async fn searches_find_what_the_blocks_hold() {
 
 #[tokio::test]
 async fn tags_and_values_come_from_the_blocks() {
-    let api = api();
+    for version in VERSIONS {
+        check_tags_and_values_come_from_the_blocks(version).await;
+    }
+}
+
+async fn check_tags_and_values_come_from_the_blocks(version: &str) {
+    let api = api(version);
     let window = "start=1795309000&end=1795310000";
     let names = get(&api, "alpha", &format!("/api/search/tags?{window}")).await;
     let names: Vec<&str> = names["tagNames"].as_array().expect("list").iter().filter_map(Value::as_str).collect();

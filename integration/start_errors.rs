@@ -50,6 +50,17 @@ fn contradicting_values_are_refused() {
 }
 
 #[test]
+fn block_versions_that_cannot_be_written_are_refused() {
+    for (version, refusal) in [
+        ("vParquet3", "vParquet3 is not a valid block version for creating blocks"),
+        ("v2", "v2 is not a valid block version"),
+        ("vparquet5", "vparquet5 is not a valid block version"),
+    ] {
+        assert_refused(&run_with(&format!("storage: {{trace: {{block: {{version: {version}}}}}}}\n")), &[refusal]);
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let outcome = run(&["-config.file=/nonexistent/tempo.yaml"]);
     assert_refused_in_one_line(

@@ -250,7 +250,11 @@ fn left_behind(live_store: &LiveStoreConfig, storage: &TraceStorageConfig) -> Le
 }
 
 fn new_block_settings(context: &Context) -> anyhow::Result<NewBlockSettings> {
-    Ok(NewBlockSettings { bloom: bloom_params(context)?, dedicated_columns: Box::new(dedicated_columns(context)?) })
+    Ok(NewBlockSettings {
+        version: BlockVersion::for_writing(&context.loaded.config.storage.trace.block.version)?,
+        bloom: bloom_params(context)?,
+        dedicated_columns: Box::new(dedicated_columns(context)?),
+    })
 }
 
 fn bloom_params(context: &Context) -> anyhow::Result<BloomParams> {

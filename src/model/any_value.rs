@@ -1,11 +1,13 @@
 //! OTLP attribute values: from the wire into [`Value`], and the protobuf JSON kept for values without a column (block-format §4.3).
+//! vParquet3 stores some values as such messages or as their JSON: [`stored_value`].
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::otlp::json::any_value_from_json;
 use super::span_table::{Attrs, Value};
-use super::strings::{Interner, StrId};
+use super::strings::{AddString, StrId};
 use super::wire::{Field, FieldValue, Fields, WireError};
 
 /// Nesting of arrays and key-value lists. Clients stay below 10; each level costs one small stack frame.
@@ -32,13 +34,20 @@ impl<'a> KeyValue<'a> {
     }
 
     /// Interns the pair; array elements go to `attrs`. A pair without a value is kept with empty JSON, as the block format does.
-    pub(super) fn store(&self, strings: &mut Interner, attrs: &mut Attrs) -> Result<(StrId, Value), WireError> {
+    pub(super) fn store(&self, strings: &mut impl AddString, attrs: &mut Attrs) -> Result<(StrId, Value), WireError> {
         let value = match self.value {
-            Some(value) => store_value(value, strings, attrs)?,
+            Some(value) => store_value(value, strings, &mut attrs.elements)?,
             None => Value::Json(StrId::EMPTY),
         };
-        Ok((strings.intern(self.key), value))
+        Ok((strings.add(self.key), value))
     }
+}
+
+/// Appends an undecoded `KeyValue` to the owner under construction.
+pub(super) fn push_attr(pair: &[u8], strings: &mut impl AddString, attrs: &mut Attrs) -> Result<(), WireError> {
+    let (key, value) = KeyValue::parse(pair)?.store(strings, attrs)?;
+    attrs.push(key, value);
+    Ok(())
 }
 
 /// The content of an `AnyValue`. Of repeated oneof fields the last counts, as protobuf demands.
@@ -78,13 +87,29 @@ impl<'a> AnyValue<'a> {
     }
 }
 
-fn store_value(message: &[u8], strings: &mut Interner, attrs: &mut Attrs) -> Result<Value, WireError> {
+/// Returns the value of a stored `AnyValue`: protobuf, or the protobuf JSON of one. JSON that is none stays as it is. Elements of an array go to
+/// `elements`, everything else to `strings`, which takes at most [`MAX_GROWTH`] times the length of `stored`.
+pub fn stored_value(stored: &[u8], strings: &mut impl AddString, elements: &mut Vec<Value>) -> Result<Value, WireError> {
+    // No field of the message has a tag that is a brace.
+    if stored.first() != Some(&b'{') {
+        return store_value(stored, strings, elements);
+    }
+    match any_value_from_json(stored) {
+        Ok(message) => store_value(&message, strings, elements),
+        Err(_not_this_message) => Ok(Value::Json(strings.add(stored))),
+    }
+}
+
+/// JSON of a value takes at most so many times the bytes of its message: `{"boolValue":false}` for four, six for a control character.
+pub const MAX_GROWTH: usize = 16;
+
+fn store_value(message: &[u8], strings: &mut impl AddString, elements: &mut Vec<Value>) -> Result<Value, WireError> {
     Ok(match AnyValue::parse(message)? {
-        AnyValue::String(text) => Value::Str(strings.intern(text)),
+        AnyValue::String(text) => Value::Str(strings.add(text)),
         AnyValue::Bool(value) => Value::Bool(value),
         AnyValue::Int(value) => Value::Int(value),
         AnyValue::Double(value) => Value::Double(value),
-        AnyValue::Array(array) => match store_scalars(array, strings, attrs)? {
+        AnyValue::Array(array) => match store_scalars(array, strings, elements)? {
             Some(value) => value,
             None => store_json(message, strings)?,
         },
@@ -93,37 +118,37 @@ fn store_value(message: &[u8], strings: &mut Interner, attrs: &mut Attrs) -> Res
 }
 
 /// Stores an array whose elements are scalars of one type; `None` for any other array.
-fn store_scalars(array: &[u8], strings: &mut Interner, attrs: &mut Attrs) -> Result<Option<Value>, WireError> {
-    let start = attrs.elements.len();
+fn store_scalars(array: &[u8], strings: &mut impl AddString, elements: &mut Vec<Value>) -> Result<Option<Value>, WireError> {
+    let start = elements.len();
     let mut fields = Fields::new(array);
     while let Some(field) = fields.next_field()? {
         if field.number != 1 {
             continue;
         }
         let element = match AnyValue::parse(field.bytes()?)? {
-            AnyValue::String(text) => Value::Str(strings.intern(text)),
+            AnyValue::String(text) => Value::Str(strings.add(text)),
             AnyValue::Bool(value) => Value::Bool(value),
             AnyValue::Int(value) => Value::Int(value),
             AnyValue::Double(value) => Value::Double(value),
             AnyValue::None | AnyValue::Array(_) | AnyValue::KeyValueList(_) | AnyValue::Bytes(_) => {
-                attrs.elements.truncate(start);
+                elements.truncate(start);
                 return Ok(None);
             }
         };
-        if attrs.elements.get(start).is_some_and(|first| std::mem::discriminant(first) != std::mem::discriminant(&element)) {
-            attrs.elements.truncate(start);
+        if elements.get(start).is_some_and(|first| std::mem::discriminant(first) != std::mem::discriminant(&element)) {
+            elements.truncate(start);
             return Ok(None);
         }
-        attrs.elements.push(element);
+        elements.push(element);
     }
-    let len = attrs.elements.len().saturating_sub(start);
+    let len = elements.len().saturating_sub(start);
     Ok(Some(Value::Array { start: start as u32, len: len as u32 }))
 }
 
-fn store_json(message: &[u8], strings: &mut Interner) -> Result<Value, WireError> {
+fn store_json(message: &[u8], strings: &mut impl AddString) -> Result<Value, WireError> {
     let mut json = Vec::new();
     write_json(message, &mut json, 0)?;
-    Ok(Value::Json(strings.intern(&json)))
+    Ok(Value::Json(strings.add(&json)))
 }
 
 /// Writes an `AnyValue` as compact protobuf JSON.
@@ -220,8 +245,8 @@ fn write_json_double(value: f64, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::strings::Interner;
     use super::super::wire::{put_bytes, put_tag, put_varint};
-    use super::StrId;
     use super::*;
 
     fn string_value(text: &str) -> Vec<u8> {
@@ -247,7 +272,7 @@ mod tests {
 
     fn stored(message: &[u8]) -> (Value, Interner, Attrs) {
         let (mut strings, mut attrs) = (Interner::default(), Attrs::default());
-        let value = store_value(message, &mut strings, &mut attrs).unwrap();
+        let value = store_value(message, &mut strings, &mut attrs.elements).unwrap();
         (value, strings, attrs)
     }
 
@@ -291,6 +316,30 @@ mod tests {
         for _ in 0..100 {
             deep = wrap(5, &[deep]);
         }
-        assert_eq!(store_value(&deep, &mut strings, &mut attrs), Err(WireError::TooDeep));
+        assert_eq!(store_value(&deep, &mut strings, &mut attrs.elements), Err(WireError::TooDeep));
+    }
+
+    #[test]
+    fn stored_messages_and_their_json_are_the_same_value() {
+        let stored = |bytes: &[u8]| {
+            let (mut strings, mut elements) = (Interner::default(), Vec::new());
+            let value = stored_value(bytes, &mut strings, &mut elements).unwrap();
+            match value {
+                Value::Str(id) | Value::Json(id) => (format!("{:?}", std::mem::discriminant(&value)), strings.pool().text(id).into_owned()),
+                other => (format!("{other:?}"), format!("{elements:?}")),
+            }
+        };
+        for (message, json) in [
+            (string_value("x"), r#"{"stringValue":"x"}"#),
+            (int_value(-7), r#"{"intValue":"-7"}"#),
+            (wrap(5, &[int_value(1), int_value(2)]), r#"{"arrayValue":{"values":[{"intValue":"1"},{"intValue":2}]}}"#),
+            (wrap(5, &[]), r#"{"arrayValue":{}}"#),
+            (wrap(5, &[string_value("a"), int_value(1)]), r#"{ "arrayValue": {"values":[{"stringValue":"a"},{"intValue":"1"}]}}"#),
+            (wrap(6, &[]), r#"{"kvlistValue":{}}"#),
+            (Vec::new(), "{}"),
+        ] {
+            assert_eq!(stored(&message), stored(json.as_bytes()), "{json}");
+        }
+        assert_eq!(stored(b"{\"stringValue\":").1, "{\"stringValue\":");
     }
 }

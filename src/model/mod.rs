@@ -1,15 +1,16 @@
 //! What a span is: ids, attribute values, the OTLP wire view, the columnar [`span_table::SpanTable`]. No I/O.
 
-mod any_value;
+pub mod any_value;
 pub mod combine;
 mod same_rows;
 mod definition;
 pub mod ids;
+pub mod link;
 pub mod otlp;
 pub mod otlp_table;
 pub mod span_table;
 pub mod strings;
-mod trace_numbers;
+pub mod trace_numbers;
 pub mod wire;
 
 #[cfg(test)]

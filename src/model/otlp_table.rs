@@ -12,13 +12,14 @@
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
-use super::any_value::KeyValue;
+use super::any_value::{KeyValue, push_attr};
 use super::definition::{Definition, Definitions, Ranks, ScopeRanks, dedupe_kind};
 use super::ids::{SpanId, TraceId};
+use super::link::push_link;
 use super::span_table::{Attrs, SpanTable, Value};
 use super::strings::{Interner, StrId};
 use super::trace_numbers::TraceNumbers;
-use super::wire::{Field, FieldValue, Fields, WireError};
+use super::wire::{FieldValue, Fields, WireError};
 
 /// The resource attribute that has a column of its own.
 const SERVICE_NAME: &[u8] = b"service.name";
@@ -196,11 +197,11 @@ impl<'a> TableBuilder<'a> {
                 6 => span.kind = field.varint()? as i32,
                 7 => span.start_unix_nanos = field.fixed64()?,
                 8 => end_unix_nanos = field.fixed64()?,
-                9 => push_attr(&field, &mut self.strings, &mut self.table.spans.attrs)?,
+                9 => push_attr(field.bytes()?, &mut self.strings, &mut self.table.spans.attrs)?,
                 10 => span.dropped_attributes = field.varint()? as u32,
                 11 => self.parse_event(field.bytes()?)?,
                 12 => span.dropped_events = field.varint()? as u32,
-                13 => self.parse_link(field.bytes()?)?,
+                13 => push_link(field.bytes()?, &mut self.strings, &mut self.table.links)?,
                 14 => span.dropped_links = field.varint()? as u32,
                 15 => (span.status_code, span.status_message) = self.parse_status(field.bytes()?)?,
                 _ => {}
@@ -222,7 +223,7 @@ impl<'a> TableBuilder<'a> {
             match field.number {
                 1 => time = field.fixed64()?,
                 2 => name = self.strings.intern(field.bytes()?),
-                3 => push_attr(&field, &mut self.strings, &mut events.attrs)?,
+                3 => push_attr(field.bytes()?, &mut self.strings, &mut events.attrs)?,
                 4 => dropped = field.varint()? as u32,
                 _ => {}
             }
@@ -231,28 +232,6 @@ impl<'a> TableBuilder<'a> {
         events.time_since_start_nanos.push(time);
         events.name.push(name);
         events.dropped_attributes.push(dropped);
-        Ok(())
-    }
-
-    fn parse_link(&mut self, message: &[u8]) -> Result<(), WireError> {
-        let (mut trace_id, mut span_id, mut state, mut dropped) = (TraceId::default(), SpanId::NONE, StrId::EMPTY, 0);
-        let links = &mut self.table.links;
-        let mut fields = Fields::new(message);
-        while let Some(field) = fields.next_field()? {
-            match field.number {
-                1 => trace_id = TraceId::from_bytes(field.bytes()?),
-                2 => span_id = SpanId::from_bytes(field.bytes()?),
-                3 => state = self.strings.intern(field.bytes()?),
-                4 => push_attr(&field, &mut self.strings, &mut links.attrs)?,
-                5 => dropped = field.varint()? as u32,
-                _ => {}
-            }
-        }
-        links.attrs.close_owner();
-        links.trace_id.push(trace_id);
-        links.span_id.push(span_id);
-        links.trace_state.push(state);
-        links.dropped_attributes.push(dropped);
         Ok(())
     }
 
@@ -312,12 +291,6 @@ impl SpanHead {
         spans.links.push_end(table.links.span_id.len());
         spans.attrs.close_owner();
     }
-}
-
-fn push_attr(field: &Field<'_>, strings: &mut Interner, attrs: &mut Attrs) -> Result<(), WireError> {
-    let (key, value) = KeyValue::parse(field.bytes()?)?.store(strings, attrs)?;
-    attrs.push(key, value);
-    Ok(())
 }
 
 /// Lengths to return to when a span turns out to be unwanted.

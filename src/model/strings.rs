@@ -102,6 +102,23 @@ impl StringPool {
     }
 }
 
+/// Takes strings and names them.
+pub trait AddString {
+    fn add(&mut self, value: &[u8]) -> StrId;
+}
+
+impl AddString for StringPool {
+    fn add(&mut self, value: &[u8]) -> StrId {
+        self.push(value)
+    }
+}
+
+impl AddString for Interner {
+    fn add(&mut self, value: &[u8]) -> StrId {
+        self.intern(value)
+    }
+}
+
 /// Fills a [`StringPool`] so that equal strings get equal ids.
 #[derive(Debug, Clone, Default)]
 pub struct Interner {

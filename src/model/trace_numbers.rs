@@ -1,7 +1,11 @@
 //! What is derived from the spans of one trace: nested-set numbers, root span, time span, service statistics (block-format §4.1, 4.2, 4.6).
 
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+
 use super::ids::SpanId;
-use super::span_table::{SpanTable, Value};
+use super::span_table::{Offsets, ServiceStats, SpanTable, Value};
 use super::strings::{StrId, StringPool};
 
 /// OTLP `SPAN_KIND_SERVER` and `SPAN_KIND_CLIENT`.
@@ -35,6 +39,23 @@ impl TraceNumbers {
         self.number_nested_sets(table, row);
     }
 
+    /// Finds the children of all spans of a trace. `false` when they are not to be numbered: no root, or an id that is used more than twice.
+    fn relate(&mut self, ids: &[SpanId], parent_ids: &[SpanId], kinds: &[i32]) -> bool {
+        let has_root = parent_ids.iter().any(SpanId::is_none);
+        if !has_root || !self.index_by_id(ids) {
+            return false;
+        }
+        self.find_parents(parent_ids, kinds);
+        self.collect_children(ids.len());
+        true
+    }
+
+    fn put_child_counts(&self, child_count: &mut [i32]) {
+        for (count, ends) in child_count.iter_mut().zip(self.child_ends.windows(2)) {
+            *count = (ends[1] - ends[0]) as i32;
+        }
+    }
+
     /// Appends nested-set numbers and child counts for the spans of trace `row`.
     fn number_nested_sets(&mut self, table: &mut SpanTable, row: usize) {
         let range = table.spans_of_trace(row);
@@ -45,21 +66,14 @@ impl TraceNumbers {
         spans.nested_parent.resize(end, 0);
         spans.child_count.resize(end, 0);
         let (ids, parent_ids, kinds) = (&spans.span_id[range.clone()], &spans.parent_span_id[range.clone()], &spans.kind[range.clone()]);
-
-        let has_root = parent_ids.iter().any(SpanId::is_none);
-        if !has_root || !self.index_by_id(ids) {
+        if !self.relate(ids, parent_ids, kinds) {
             return;
         }
-        self.find_parents(parent_ids, kinds);
-        self.collect_children(ids.len());
 
         let left = &mut spans.nested_left[range.clone()];
         let right = &mut spans.nested_right[range.clone()];
         let parent = &mut spans.nested_parent[range.clone()];
-        let child_count = &mut spans.child_count[range];
-        for (node, count) in child_count.iter_mut().enumerate() {
-            *count = (self.child_ends[node + 1] - self.child_ends[node]) as i32;
-        }
+        self.put_child_counts(&mut spans.child_count[range]);
 
         let mut counter = 1;
         let mut take_number = || {
@@ -137,6 +151,36 @@ impl TraceNumbers {
         }
         self.child_ends.pop();
     }
+}
+
+/// Fills the child counts of a decoded table from its span ids, parents and kinds, which are all there.
+pub fn derive_child_counts(table: &mut SpanTable) {
+    let mut numbers = TraceNumbers::default();
+    let mut child_count = vec![0; table.span_count()];
+    for row in 0..table.trace_count() {
+        let (range, spans) = (table.spans_of_trace(row), &table.spans);
+        if numbers.relate(&spans.span_id[range.clone()], &spans.parent_span_id[range.clone()], &spans.kind[range.clone()]) {
+            numbers.put_child_counts(&mut child_count[range]);
+        }
+    }
+    table.spans.child_count = child_count;
+}
+
+/// Fills the service statistics of a decoded table from its service names and status codes, which are all there.
+pub fn derive_service_stats(table: &mut SpanTable) {
+    let strings = std::mem::take(&mut table.strings);
+    // Statistics are collected by id, and a decoded name may have several.
+    let mut first_ids: HashMap<&[u8], StrId, FixedState> = HashMap::default();
+    for name in &mut table.resources.service_name {
+        *name = *first_ids.entry(strings.get(*name)).or_insert(*name);
+    }
+    drop(first_ids);
+    table.traces.service_stats_of = Offsets::default();
+    table.traces.service_stats = ServiceStats::default();
+    for row in 0..table.trace_count() {
+        push_service_stats(table, row, &strings);
+    }
+    table.strings = strings;
 }
 
 fn push_time_span(table: &mut SpanTable, row: usize) {

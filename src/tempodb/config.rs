@@ -9,9 +9,6 @@ use crate::base::duration::GoDuration;
 use crate::base::secret::Secret;
 use crate::base::tls::impl_client_tls;
 
-/// The Parquet encodings that can be written.
-pub const WRITABLE_BLOCK_VERSIONS: [&str; 3] = ["vParquet3", "vParquet4", "vParquet5"];
-
 config_block! {
     /// `storage:`.
     pub struct StorageConfig {
@@ -99,7 +96,7 @@ config_block! {
         bloom_filter_false_positive: f64 = 0.01,
         /// Size of one bloom filter shard.
         bloom_filter_shard_size_bytes: u64 = 102_400,
-        /// Write format, see [`WRITABLE_BLOCK_VERSIONS`].
+        /// Write format: `vParquet4` or `vParquet5`.
         version: String = text("vParquet5"),
         /// Estimated bytes of a row group.
         parquet_row_group_size_bytes: u64 = 100_000_000,

@@ -214,7 +214,18 @@ struct ProtoTenantIndex {
 mod tests {
     use super::*;
 
-    const FOLDERS: [&str; 4] = ["vParquet5/alpha", "vParquet5/beta", "vParquet5-compacted/alpha", "vParquet5-compacted/beta"];
+    const FOLDERS: [&str; 10] = [
+        "vParquet3/alpha",
+        "vParquet3/beta",
+        "vParquet4/alpha",
+        "vParquet4/beta",
+        "vParquet4-compacted/alpha",
+        "vParquet4-compacted/beta",
+        "vParquet5/alpha",
+        "vParquet5/beta",
+        "vParquet5-compacted/alpha",
+        "vParquet5-compacted/beta",
+    ];
 
     fn read(folder: &str, name: &str) -> Vec<u8> {
         std::fs::read(format!("testdata/blocks/{folder}/{name}")).unwrap()

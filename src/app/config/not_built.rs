@@ -151,11 +151,8 @@ pub(super) const NOT_BUILT_YET: &[&str] = &[
 ];
 
 /// Keys whose values are only partly built: key, values that work.
-pub(super) const BUILT_VALUES: &[(&str, &[&str])] = &[
-    ("target", &["all", "all-3.0", "backend-scheduler", "backend-worker"]),
-    ("storage.trace.block.version", &["vParquet5"]),
-    ("overrides.defaults.ingestion.rate_strategy", &["local"]),
-];
+pub(super) const BUILT_VALUES: &[(&str, &[&str])] =
+    &[("target", &["all", "all-3.0", "backend-scheduler", "backend-worker"]), ("overrides.defaults.ingestion.rate_strategy", &["local"])];
 
 /// Keys that have no effect in the compatible system either, or that tempo-rs never gives one.
 pub(super) const INERT: &[&str] = &[

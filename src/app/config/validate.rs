@@ -5,7 +5,8 @@ use crate::app::config::targets::Targets;
 use crate::services::ingest_log::config::KafkaConfig;
 use crate::services::overrides::legacy::LEGACY_DISABLED;
 use crate::tempodb;
-use crate::tempodb::config::{DedicatedColumnConfig, WRITABLE_BLOCK_VERSIONS};
+use crate::tempodb::block::meta::BlockVersion;
+use crate::tempodb::config::DedicatedColumnConfig;
 
 /// Roles that need the ingest log.
 const LOG_ROLES: [&str; 4] = ["distributor", "block-builder", "live-store", "metrics-generator"];
@@ -92,12 +93,9 @@ fn store(config: &Config) -> Vec<String> {
     if trace.block.bloom_filter_shard_size_bytes == 0 {
         problems.push("positive value required for bloom-filter shard size".to_owned());
     }
-    let version = &trace.block.version;
-    if !WRITABLE_BLOCK_VERSIONS.contains(&version.as_str()) {
-        problems.push(format!(
-            "block version validation failed: {version} is not a valid block version, use one of {}",
-            WRITABLE_BLOCK_VERSIONS.join(", ")
-        ));
+    if let Err(refusal) = BlockVersion::for_writing(&trace.block.version) {
+        let choice = BlockVersion::ALL.into_iter().filter(|version| version.is_writable()).map(BlockVersion::as_str);
+        problems.push(format!("block version validation failed: {refusal}, use one of {}", choice.collect::<Vec<_>>().join(", ")));
     }
     if trace.wal.path.is_empty() {
         problems.push("please provide a path for the WAL".to_owned());

@@ -29,6 +29,15 @@ pub fn request_from_json(text: &[u8]) -> Result<Vec<u8>, JsonError> {
     Ok(out)
 }
 
+/// Returns one attribute value as an `AnyValue` message.
+pub(in crate::model) fn any_value_from_json(text: &[u8]) -> Result<Vec<u8>, JsonError> {
+    let mut out = Vec::with_capacity(text.len() / 2);
+    let mut decoder = serde_json::Deserializer::from_slice(text);
+    Message { shape: &ANY_VALUE, out: &mut out }.deserialize(&mut decoder)?;
+    decoder.end()?;
+    Ok(out)
+}
+
 /// A message: what its fields are called, how they are numbered, what they hold.
 struct Shape {
     name: &'static str,

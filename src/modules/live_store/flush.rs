@@ -231,6 +231,7 @@ impl LiveStore {
         order: Vec<(TraceId, Piece)>,
     ) -> Result<BlockMeta, WriteError> {
         let block = NewBlock {
+            version: self.new_blocks.version,
             dedicated_columns: (self.new_blocks.dedicated_columns)(tenant),
             bloom: self.new_blocks.bloom,
             ..NewBlock::new(tenant.clone(), id, order.len())

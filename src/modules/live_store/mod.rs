@@ -46,6 +46,7 @@ use crate::model::ids::TenantId;
 use crate::services::ingest_log::{ConsumerGroup, Offset, PartitionId, SharedIngestLog};
 use crate::tempodb::block::bloom::BloomParams;
 use crate::tempodb::block::dedicated::DedicatedColumn;
+use crate::tempodb::block::meta::BlockVersion;
 use crate::tempodb::db::TempoDb;
 
 /// Group under which a live-store without an ordinal in its name commits.
@@ -63,6 +64,7 @@ pub struct Dependencies {
 
 /// How blocks are written.
 pub struct NewBlockSettings {
+    pub version: BlockVersion,
     pub bloom: BloomParams,
     /// Attributes of a tenant that get a column of their own.
     pub dedicated_columns: ColumnsOfTenant,

@@ -37,6 +37,7 @@ use crate::services::ingest_log::{ConsumerGroup, Offset, PartitionId, Record, Sh
 use crate::services::rpc::span_reader::SpanReader;
 use crate::tempodb::backend::Backend;
 use crate::tempodb::block::bloom::BloomParams;
+use crate::tempodb::block::meta::BlockVersion;
 use crate::tempodb::block::read::ReadMeter;
 use crate::tempodb::blocklist::BlockList;
 use crate::tempodb::db::{DbSettings, TempoDb};
@@ -131,7 +132,11 @@ impl World {
         let backend = Backend::new(Arc::clone(&self.objects) as Arc<dyn ObjectStore>, "");
         let db = TempoDb::new(backend, Arc::new(BlockList::default()), DbSettings::default(), Arc::new(SystemClock));
         let db = Arc::new(db);
-        let new_blocks = NewBlockSettings { bloom: BloomParams::default(), dedicated_columns: Box::new(|_| Vec::new()) };
+        let new_blocks = NewBlockSettings {
+            version: BlockVersion::VParquet5,
+            bloom: BloomParams::default(),
+            dedicated_columns: Box::new(|_| Vec::new()),
+        };
         let clock = Arc::clone(&self.clock);
         let dependencies = Dependencies {
             log: Arc::clone(&log),

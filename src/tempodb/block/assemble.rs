@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //! * Every level takes its structure from one leaf; all other columns of the level must have as many values, or the row group is corrupt.
-//! * Columns that the file lacks read as zeros or empty strings.
+//! * Columns that the file lacks read as zeros or empty strings, unless they can be derived from others (`derive`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::decode::levels::Levels;
 use super::decode::sink::{Ids, IntWidth, Integer, Ints, Sink};
 use super::decode::strings::{Dictionary, StrColumn};
 use super::decode::{DecodeError, sink};
+use super::derive::Derived;
 use super::error::BlockReadError;
 use super::file::{BlockFile, FileLeaf};
 use super::projection::Projection;
@@ -58,12 +59,13 @@ pub(super) struct Assembler<'a> {
 
 /// The leaf that tells the structure of a level; the first one in the file is used.
 const SPAN_STRUCTURE: [Column; 3] = [Column::StatusCode, Column::SpanKind, Column::SpanId];
-const EVENT_STRUCTURE: [Column; 2] = [Column::DroppedAttributes(Level::Event), Column::EventTime];
+const EVENT_STRUCTURE: [Column; 3] = [Column::DroppedAttributes(Level::Event), Column::EventTime, Column::EventUnixTime];
 const LINK_STRUCTURE: [Column; 2] = [Column::DroppedAttributes(Level::Link), Column::LinkSpanId];
 const STATS_STRUCTURE: [Column; 2] = [Column::StatsErrorCount, Column::StatsSpanCount];
 
-/// Returns the leaves outside attributes that `projection` needs.
-pub(super) fn columns_of(projection: &Projection, file: &BlockFile) -> Vec<Column> {
+/// Returns the leaves outside attributes that `wanted` needs; some of them may not be in the file.
+pub(super) fn columns_of(wanted: &Projection, file: &BlockFile) -> Vec<Column> {
+    let projection = &*Derived::of(wanted, file).with_sources(wanted);
     let structure = |columns: &[Column]| columns.iter().copied().find(|&column| file.leaf(column).is_some());
     let mut columns = vec![Column::TraceId];
     columns.extend(structure(&SPAN_STRUCTURE));
@@ -99,7 +101,7 @@ pub(super) fn columns_of(projection: &Projection, file: &BlockFile) -> Vec<Colum
     add(p.dropped_attributes, &[Column::DroppedAttributes(Level::Span)]);
     add(p.dropped_events, &[Column::DroppedEvents]);
     add(p.dropped_links, &[Column::DroppedLinks]);
-    add(e.time_since_start, &[Column::EventTime]);
+    add(e.time_since_start, &[Column::EventTime, Column::EventUnixTime]);
     add(e.name, &[Column::EventName]);
     add(e.dropped_attributes, &[Column::DroppedAttributes(Level::Event)]);
     add(l.trace_id, &[Column::LinkTraceId]);
@@ -111,6 +113,7 @@ pub(super) fn columns_of(projection: &Projection, file: &BlockFile) -> Vec<Colum
     }
     if l.any() {
         columns.extend(structure(&LINK_STRUCTURE));
+        columns.push(Column::SpanLinks);
     }
     columns
 }
@@ -120,8 +123,10 @@ impl<'a> Assembler<'a> {
         Self { fetched, pool: StringPool::default(), decoded: Vec::new(), scratch: Scratch::default(), levels: Levels::default() }
     }
 
-    /// Decodes what `projection` asks for.
-    pub(super) fn assemble(&mut self, projection: &Projection) -> Result<SpanTable, BlockReadError> {
+    /// Decodes what `wanted` asks for.
+    pub(super) fn assemble(&mut self, wanted: &Projection) -> Result<SpanTable, BlockReadError> {
+        let derived = Derived::of(wanted, &self.fetched.file);
+        let projection = &*derived.with_sources(wanted);
         let mut table = SpanTable::default();
         table.traces.ids = self.trace_ids()?;
         self.assemble_structure(&mut table)?;
@@ -131,6 +136,7 @@ impl<'a> Assembler<'a> {
         self.assemble_events(projection, &mut table)?;
         self.assemble_links(projection, &mut table)?;
         table.strings = std::mem::take(&mut self.pool);
+        derived.complete(&mut table, wanted);
         Ok(table)
     }
 
@@ -214,8 +220,12 @@ impl<'a> Assembler<'a> {
             return Ok(());
         }
         table.spans.events = self.parts_of(&EVENT_STRUCTURE, 3, table.span_count())?;
+        if want.time_since_start && self.fetched.file.leaf(Column::EventUnixTime).is_some() {
+            self.event_times(table)?;
+        } else {
+            self.ints(want.time_since_start, Column::EventTime, table.spans.events.total(), &mut table.events.time_since_start_nanos)?;
+        }
         let (events, count) = (&mut table.events, table.spans.events.total());
-        self.ints(want.time_since_start, Column::EventTime, count, &mut events.time_since_start_nanos)?;
         self.strings(want.name, Column::EventName, count, &mut events.name)?;
         self.ints(want.dropped_attributes, Column::DroppedAttributes(Level::Event), count, &mut events.dropped_attributes)?;
         events.attrs = self.attrs(Level::Event, &want.attrs, count)?;
@@ -226,6 +236,9 @@ impl<'a> Assembler<'a> {
         let want = &projection.links;
         if !want.any() {
             return Ok(());
+        }
+        if self.fetched.file.leaf(Column::SpanLinks).is_some() {
+            return self.stored_links(want, table);
         }
         table.spans.links = self.parts_of(&LINK_STRUCTURE, 3, table.span_count())?;
         let (links, count) = (&mut table.links, table.spans.links.total());
@@ -255,7 +268,13 @@ impl<'a> Assembler<'a> {
         if self.structure(columns)? { self.offsets(level, owners, columns) } else { Ok(Offsets::from_bounds(vec![0; owners + 1])) }
     }
 
-    fn ints<T: Integer + Default>(&mut self, wanted: bool, column: Column, count: usize, out: &mut Vec<T>) -> Result<(), BlockReadError> {
+    pub(super) fn ints<T: Integer + Default>(
+        &mut self,
+        wanted: bool,
+        column: Column,
+        count: usize,
+        out: &mut Vec<T>,
+    ) -> Result<(), BlockReadError> {
         if !wanted {
             return Ok(());
         }

@@ -266,23 +266,38 @@ mod tests {
     /// The ids of a real block give its bloom objects, byte for byte; m, k and the shard count are those of the objects.
     #[test]
     fn shards_of_real_blocks_are_reproduced() {
-        let expected: serde_json::Value =
-            serde_json::from_slice(&std::fs::read("testdata/blocks/expected/vParquet5.json").unwrap()).unwrap();
-        let params = BloomParams { false_positive_rate: 0.01, shard_size_bytes: 32 };
-        for (tenant, blocks) in expected.as_object().unwrap() {
-            for (block, content) in blocks.as_object().unwrap() {
-                let folder = format!("testdata/blocks/vParquet5/{tenant}/{block}");
-                let meta = super::super::meta::BlockMeta::from_json(&std::fs::read(format!("{folder}/meta.json")).unwrap()).unwrap();
-                let ids: Vec<_> = content["traces"].as_object().unwrap().keys().map(|id| TraceId::from_hex(id).unwrap()).collect();
-                // The estimate of the writer is unknown (a trace of two WAL files counts twice); any that gives the same shards will do.
-                let estimate = (ids.len()..).find(|&n| BloomBuilder::new(params, n).shard_count() == meta.bloom_shards).unwrap();
-                let mut bloom = BloomBuilder::new(params, estimate);
-                ids.iter().for_each(|id| bloom.insert(*id));
-                for (number, shard) in bloom.shards().iter().enumerate() {
-                    assert_eq!(shard.encode(), std::fs::read(format!("{folder}/bloom-{number}")).unwrap(), "{folder} {number}");
+        let mut blocks = 0;
+        // Blocks of vParquet3 have other names, but hold the same traces as those of vParquet4.
+        for (folder, expected, shard_size_bytes) in [
+            ("vParquet3", "vParquet4", 512),
+            ("vParquet4", "vParquet4", 2048),
+            ("vParquet4-compacted", "vParquet4-compacted", 102_400),
+            ("vParquet5", "vParquet5", 32),
+            ("vParquet5-compacted", "vParquet5-compacted", 32),
+        ] {
+            let text = std::fs::read(format!("testdata/blocks/expected/{expected}.json")).unwrap();
+            let expected: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let params = BloomParams { false_positive_rate: 0.01, shard_size_bytes };
+            for (tenant, content) in expected.as_object().unwrap() {
+                for block in std::fs::read_dir(format!("testdata/blocks/{folder}/{tenant}")).unwrap() {
+                    let block = block.unwrap().path();
+                    let Ok(meta) = std::fs::read(block.join("meta.json")) else { continue };
+                    let meta = super::super::meta::BlockMeta::from_json(&meta).unwrap();
+                    let content =
+                        content.as_object().unwrap().values().find(|content| content["totalObjects"] == meta.total_objects).unwrap();
+                    let ids: Vec<_> = content["traces"].as_object().unwrap().keys().map(|id| TraceId::from_hex(id).unwrap()).collect();
+                    // The estimate of the writer is unknown (a trace of two WAL files counts twice); any that gives the same shards will do.
+                    let estimate = (ids.len()..).find(|&n| BloomBuilder::new(params, n).shard_count() == meta.bloom_shards).unwrap();
+                    let mut bloom = BloomBuilder::new(params, estimate);
+                    ids.iter().for_each(|id| bloom.insert(*id));
+                    for (number, shard) in bloom.shards().iter().enumerate() {
+                        assert_eq!(shard.encode(), std::fs::read(block.join(format!("bloom-{number}"))).unwrap(), "{block:?} {number}");
+                    }
+                    blocks += 1;
                 }
             }
         }
+        assert_eq!(blocks, 16);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl BlockReader {
             return Ok(None);
         }
         let Some(leaf) = file.leaf(Column::Attr(*level, AttrPart::Value)) else { return Ok(None) };
-        if !file.is_all_dictionary(group, leaf)? {
+        if !file.is_all_dictionary(group, leaf)? || file.has_encoded_values(group, *level)? {
             return Ok(None);
         }
         let Some(dictionary) = self.cached_dictionary(group, leaf) else { return Ok(None) };

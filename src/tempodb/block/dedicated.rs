@@ -81,28 +81,94 @@ impl DedicatedKind {
     }
 }
 
-/// A dedicated column with its place in the file.
+/// A column that vParquet3 and vParquet4 have for an attribute whatever the configuration; in the order of attributes on read-back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FixedColumn {
+    Cluster,
+    Namespace,
+    Pod,
+    Container,
+    K8sClusterName,
+    K8sNamespaceName,
+    K8sPodName,
+    K8sContainerName,
+    HttpMethod,
+    HttpUrl,
+    HttpStatusCode,
+}
+
+impl FixedColumn {
+    pub const ALL: [Self; 11] = [
+        Self::Cluster,
+        Self::Namespace,
+        Self::Pod,
+        Self::Container,
+        Self::K8sClusterName,
+        Self::K8sNamespaceName,
+        Self::K8sPodName,
+        Self::K8sContainerName,
+        Self::HttpMethod,
+        Self::HttpUrl,
+        Self::HttpStatusCode,
+    ];
+
+    /// The leaf's own name, which is that of the variant.
+    pub fn leaf_name(self) -> String {
+        format!("{self:?}")
+    }
+
+    pub fn attribute(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Namespace => "namespace",
+            Self::Pod => "pod",
+            Self::Container => "container",
+            Self::K8sClusterName => "k8s.cluster.name",
+            Self::K8sNamespaceName => "k8s.namespace.name",
+            Self::K8sPodName => "k8s.pod.name",
+            Self::K8sContainerName => "k8s.container.name",
+            Self::HttpMethod => "http.method",
+            Self::HttpUrl => "http.url",
+            Self::HttpStatusCode => "http.status_code",
+        }
+    }
+
+    pub fn scope(self) -> DedicatedScope {
+        match self {
+            Self::Cluster
+            | Self::Namespace
+            | Self::Pod
+            | Self::Container
+            | Self::K8sClusterName
+            | Self::K8sNamespaceName
+            | Self::K8sPodName
+            | Self::K8sContainerName => DedicatedScope::Resource,
+            Self::HttpMethod | Self::HttpUrl | Self::HttpStatusCode => DedicatedScope::Span,
+        }
+    }
+
+    pub fn kind(self) -> DedicatedKind {
+        if self == Self::HttpStatusCode { DedicatedKind::Int } else { DedicatedKind::String }
+    }
+}
+
+/// Where the values of a slot are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SlotPlace {
+    /// 1-based: `String01`, `Int01`, …
+    Numbered(u8),
+    Fixed(FixedColumn),
+}
+
+/// An attribute with a column of its own, and its place in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DedicatedSlot {
     pub scope: DedicatedScope,
     pub kind: DedicatedKind,
-    /// 1-based: `String01`, `Int01`, …
-    pub number: usize,
+    pub place: SlotPlace,
     pub name: String,
-    /// Long texts: no dictionary, no bounds in the column index.
+    /// Long texts, stored without dictionary. The compatible system writes empty strings as their bounds in the column index, which must not be used.
     pub is_blob: bool,
-    /// Position in the configured list, which is the order of attributes on read-back.
-    pub list_position: usize,
-}
-
-impl DedicatedSlot {
-    /// `String01`, `Int03`, …: the leaf's own name.
-    pub fn leaf_name(&self) -> String {
-        match self.kind {
-            DedicatedKind::String => format!("String{:02}", self.number),
-            DedicatedKind::Int => format!("Int{:02}", self.number),
-        }
-    }
 }
 
 /// Why a list of dedicated columns is refused; the texts are part of the contract (block-format §7).
@@ -205,22 +271,6 @@ fn surplus_warnings(columns: &[DedicatedColumn]) -> Vec<String> {
     warnings
 }
 
-/// Resource strings that vParquet3 and vParquet4 store in fixed columns.
-const FIXED_RESOURCE_STRINGS: [&str; 9] = [
-    "service.name",
-    "cluster",
-    "namespace",
-    "pod",
-    "container",
-    "k8s.cluster.name",
-    "k8s.namespace.name",
-    "k8s.pod.name",
-    "k8s.container.name",
-];
-
-/// Span strings that vParquet3 and vParquet4 store in fixed columns.
-const FIXED_SPAN_STRINGS: [&str; 2] = ["http.method", "http.url"];
-
 /// Returns the entries a block of `version` can hold; this list goes to its meta.
 pub fn filter_for_version(columns: &[DedicatedColumn], version: BlockVersion) -> Vec<DedicatedColumn> {
     columns
@@ -235,18 +285,17 @@ pub fn filter_for_version(columns: &[DedicatedColumn], version: BlockVersion) ->
 }
 
 fn fits_v4(column: &DedicatedColumn, scope: DedicatedScope, kind: DedicatedKind) -> bool {
-    let fixed: &[&str] = match scope {
-        DedicatedScope::Resource => &FIXED_RESOURCE_STRINGS,
-        DedicatedScope::Span => &FIXED_SPAN_STRINGS,
-        DedicatedScope::Event => return false,
-    };
-    kind == DedicatedKind::String && column.options.is_empty() && !fixed.contains(&column.name.as_str())
+    let is_fixed = |fixed: FixedColumn| (fixed.scope(), fixed.kind(), fixed.attribute()) == (scope, kind, &column.name);
+    let is_service = scope == DedicatedScope::Resource && column.name == "service.name";
+    let is_string = kind == DedicatedKind::String && scope != DedicatedScope::Event && column.options.is_empty();
+    is_string && !is_service && !FixedColumn::ALL.into_iter().any(is_fixed)
 }
 
-/// Assigns slots in list order, per scope and type; entries beyond the last slot get none.
+/// Assigns slots in list order, per scope and type; entries beyond the last slot get none. Fixed columns follow where the version has them, so that
+/// the order of slots is the order of attributes on read-back.
 pub fn assign_slots(columns: &[DedicatedColumn], version: BlockVersion) -> Vec<DedicatedSlot> {
     let mut slots: Vec<DedicatedSlot> = Vec::new();
-    for (list_position, column) in columns.iter().enumerate() {
+    for column in columns {
         let Some((scope, kind)) = column.typed() else { continue };
         let max = match (version, kind, scope) {
             (BlockVersion::VParquet5, kind, _) => kind.max_slots(),
@@ -256,8 +305,17 @@ pub fn assign_slots(columns: &[DedicatedColumn], version: BlockVersion) -> Vec<D
         let used = slots.iter().filter(|slot| slot.scope == scope && slot.kind == kind).count();
         if used < max {
             let (name, is_blob) = (column.name.clone(), column.is_blob() && kind == DedicatedKind::String);
-            slots.push(DedicatedSlot { scope, kind, number: used + 1, name, is_blob, list_position });
+            slots.push(DedicatedSlot { scope, kind, place: SlotPlace::Numbered(used as u8 + 1), name, is_blob });
         }
+    }
+    if version != BlockVersion::VParquet5 {
+        slots.extend(FixedColumn::ALL.map(|fixed| DedicatedSlot {
+            scope: fixed.scope(),
+            kind: fixed.kind(),
+            place: SlotPlace::Fixed(fixed),
+            name: fixed.attribute().to_owned(),
+            is_blob: false,
+        }));
     }
     slots
 }
@@ -382,9 +440,38 @@ mod tests {
         ];
         let slots: Vec<_> = assign_slots(&columns, BlockVersion::VParquet5)
             .iter()
-            .map(|slot| format!("{} {} {} {}", slot.scope.as_str(), slot.leaf_name(), slot.name, slot.is_blob))
+            .map(|slot| format!("{} {} {:?} {} {}", slot.scope.as_str(), slot.kind.as_str(), slot.place, slot.name, slot.is_blob))
             .collect();
-        assert_eq!(slots, ["span String01 a true", "span Int01 b false", "resource String01 c false", "span String02 d false"]);
+        assert_eq!(
+            slots,
+            [
+                "span string Numbered(1) a true",
+                "span int Numbered(1) b false",
+                "resource string Numbered(1) c false",
+                "span string Numbered(2) d false"
+            ]
+        );
+    }
+
+    #[test]
+    fn vparquet4_has_ten_strings_a_scope_and_the_fixed_columns() {
+        let columns: Vec<_> = (0..12).map(|i| column("span", &format!("a{i}"), "string", &[])).collect();
+        let slots = assign_slots(&columns, BlockVersion::VParquet4);
+        let numbered = slots.iter().filter(|slot| matches!(slot.place, SlotPlace::Numbered(_))).count();
+        assert_eq!((numbered, slots.len()), (10, 21));
+        let strings_of_codes = [column("span", "http.status_code", "string", &[])];
+        assert_eq!(filter_for_version(&strings_of_codes, BlockVersion::VParquet4), strings_of_codes);
+        let dropped = [
+            ("span", "http.url", "string"),
+            ("resource", "pod", "string"),
+            ("resource", "service.name", "string"),
+            ("event", "x", "string"),
+            ("span", "n", "int"),
+        ];
+        for (scope, name, kind) in dropped {
+            assert_eq!(filter_for_version(&[column(scope, name, kind, &[])], BlockVersion::VParquet4), [], "{scope} {name}");
+        }
+        assert_eq!(filter_for_version(&[column("span", "x", "string", &["array"])], BlockVersion::VParquet3), []);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use parquet::errors::ParquetError;
 use super::bloom::BloomError;
 use super::decode::DecodeError;
 use super::index::IndexError;
-use super::meta::{BlockVersion, UnknownVersion};
+use super::meta::UnknownVersion;
 use crate::base::error_class::ErrorClass;
 use crate::tempodb::backend::BackendError;
 
@@ -13,8 +13,6 @@ use crate::tempodb::backend::BackendError;
 pub enum BlockReadError {
     #[error(transparent)]
     UnknownVersion(#[from] UnknownVersion),
-    #[error("reading blocks of version {0} is not supported yet")]
-    UnsupportedVersion(BlockVersion),
     #[error("cannot read the block's objects")]
     Backend(#[from] BackendError),
     /// The texts of these two are those of the compatible system.
@@ -51,13 +49,12 @@ impl BlockReadError {
         match self {
             Self::CorruptBloom { .. } | Self::CorruptIndex(_) | Self::Footer(_) | Self::Layout(_) => true,
             Self::Column { cause, .. } => !matches!(cause, DecodeError::Unsupported(_)),
-            Self::UnknownVersion(_) | Self::UnsupportedVersion(_) | Self::Backend(_) | Self::Bloom { .. } => false,
+            Self::UnknownVersion(_) | Self::Backend(_) | Self::Bloom { .. } => false,
         }
     }
 
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::UnsupportedVersion(_) => ErrorClass::Unsupported,
             Self::UnknownVersion(_) => ErrorClass::Invalid,
             Self::Backend(cause) | Self::Bloom { cause, .. } => cause.class(),
             Self::Column { cause: DecodeError::Unsupported(_), .. } => ErrorClass::Unsupported,

@@ -15,8 +15,8 @@ use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::page_index::PageIndexProvider;
 use parquet::file::metadata::{
-    ColumnChunkMask, ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataPushDecoder,
-    ParquetMetaDataReader, ParquetStatisticsPolicy,
+    ColumnChunkMask, ColumnChunkMetaData, FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataOptions,
+    ParquetMetaDataPushDecoder, ParquetMetaDataReader, ParquetStatisticsPolicy,
 };
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
@@ -26,7 +26,8 @@ use super::decode::codec::Codec;
 use super::decode::page::LeafShape;
 use super::dedicated::{DedicatedColumn, DedicatedSlot};
 use super::error::BlockReadError;
-use super::schema::{BlockSchema, Column, ValueType};
+use super::meta::BlockVersion;
+use super::schema::{AttrPart, BlockSchema, Column, Level, ValueType};
 use crate::model::ids::TraceId;
 
 /// Bytes behind the footer: its length and the magic.
@@ -43,7 +44,7 @@ pub(super) struct FileLeaf {
     pub(super) max_definition: u8,
 }
 
-/// Footer of a vParquet5 file, and what it means.
+/// Footer of a file, and what it means.
 #[derive(Debug)]
 pub(super) struct BlockFile {
     metadata: ParquetMetaData,
@@ -89,12 +90,17 @@ impl GroupIndex {
 
 impl BlockFile {
     /// `footer` holds the bytes between the page indexes and the tail; `size_bytes` is that of the file.
-    pub(super) fn parse(footer: &[u8], size_bytes: u64, dedicated: &[DedicatedColumn]) -> Result<Self, BlockReadError> {
+    pub(super) fn parse(
+        footer: &[u8],
+        size_bytes: u64,
+        version: BlockVersion,
+        dedicated: &[DedicatedColumn],
+    ) -> Result<Self, BlockReadError> {
         let mut options = ParquetMetaDataOptions::new();
         options.set_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
         let metadata = contain_panics(|| ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options)))
             .map_err(BlockReadError::Footer)?;
-        let schema = BlockSchema::new(dedicated);
+        let schema = BlockSchema::new(version, dedicated);
         let descriptor = metadata.file_metadata().schema_descr_ptr();
         let columns = descriptor.columns();
         let by_path: HashMap<String, usize, FixedState> =
@@ -117,6 +123,13 @@ impl BlockFile {
             return Err(BlockReadError::Layout("a row group lacks columns"));
         }
         Ok(file)
+    }
+
+    /// What a block of an unsupported preview version is taken for: no row group at all.
+    pub(super) fn empty() -> Self {
+        let schema = BlockSchema::new(BlockVersion::VParquet5, &[]);
+        let file = FileMetaData::new(2, 0, None, None, Arc::clone(schema.descriptor()), None);
+        Self { metadata: ParquetMetaData::new(file, Vec::new()), leaves: HashMap::default(), slots: Vec::new(), size_bytes: 0 }
     }
 
     pub(super) fn row_groups(&self) -> usize {
@@ -228,6 +241,20 @@ impl BlockFile {
         let chunk = self.chunk(group, leaf)?;
         let nulls = chunk.statistics().and_then(Statistics::null_count_opt);
         Ok(chunk.num_values() == 0 || nulls.is_some_and(|nulls| u64::try_from(chunk.num_values()) == Ok(nulls)))
+    }
+
+    /// Whether values of generic attributes of `level` may be inside encoded messages, where neither dictionaries nor statistics tell of them.
+    pub(super) fn has_encoded_values(&self, group: usize, level: Level) -> Result<bool, BlockReadError> {
+        if level == Level::Link && self.leaf(Column::SpanLinks).is_some() {
+            return Ok(true);
+        }
+        let parts = [AttrPart::ValueArray, AttrPart::ValueMessage];
+        for leaf in parts.into_iter().filter_map(|part| self.leaf(Column::Attr(level, part))) {
+            if !self.is_all_null(group, leaf)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Largest value of a boolean chunk is `false`, and the footer says so.

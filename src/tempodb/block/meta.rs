@@ -30,6 +30,15 @@ pub enum BlockVersion {
 #[error("{0} is not a valid block version")]
 pub struct UnknownVersion(pub String);
 
+/// Why a version cannot be that of new blocks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotWritable {
+    #[error(transparent)]
+    Unknown(#[from] UnknownVersion),
+    #[error("{0} is not a valid block version for creating blocks")]
+    ReadOnly(BlockVersion),
+}
+
 impl BlockVersion {
     pub const ALL: [Self; 3] = [Self::VParquet3, Self::VParquet4, Self::VParquet5];
 
@@ -38,6 +47,19 @@ impl BlockVersion {
             Self::VParquet3 => "vParquet3",
             Self::VParquet4 => "vParquet4",
             Self::VParquet5 => "vParquet5",
+        }
+    }
+
+    /// Returns the version that `text` names if blocks of it can be made.
+    pub fn for_writing(text: &str) -> Result<Self, NotWritable> {
+        let version: Self = text.parse()?;
+        if version.is_writable() { Ok(version) } else { Err(NotWritable::ReadOnly(version)) }
+    }
+
+    pub fn is_writable(self) -> bool {
+        match self {
+            Self::VParquet3 => false,
+            Self::VParquet4 | Self::VParquet5 => true,
         }
     }
 }
@@ -412,6 +434,19 @@ mod tests {
         assert_eq!("v2".parse::<BlockVersion>().unwrap_err().to_string(), "v2 is not a valid block version");
         assert_eq!("vparquet5".parse::<BlockVersion>(), Err(UnknownVersion("vparquet5".to_owned())));
         assert!(is_preview("vParquet5-preview3"));
+    }
+
+    #[test]
+    fn some_versions_are_only_read() {
+        for (text, refusal) in [
+            ("vParquet3", "vParquet3 is not a valid block version for creating blocks"),
+            ("v2", "v2 is not a valid block version"),
+            ("vParquet2", "vParquet2 is not a valid block version"),
+            ("vParquet5-preview7", "vParquet5-preview7 is not a valid block version"),
+        ] {
+            assert_eq!(BlockVersion::for_writing(text).unwrap_err().to_string(), refusal);
+        }
+        assert_eq!(BlockVersion::for_writing("vParquet4"), Ok(BlockVersion::VParquet4));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 mod assemble;
 mod attrs;
 mod decode;
+mod derive;
 pub mod dictionary_cache;
 pub mod error;
 mod file;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::assemble::column_error;
-use super::attrs::{dedicated_scope, slot_column};
+use super::attrs::dedicated_scope;
 use super::decode::chunk::decode_dictionary;
 use super::decode::strings::Dictionary;
 use super::dedicated::{DedicatedKind, DedicatedSlot};
@@ -105,7 +105,11 @@ impl BlockReader {
             match column {
                 StringColumn::Attr(level, key) => {
                     for slot in slots_of(file, *level, key, DedicatedKind::String) {
-                        self.add_alternative(group, slot_column(slot), None, &mut alternatives)?;
+                        self.add_alternative(group, Column::of_slot(slot), None, &mut alternatives)?;
+                    }
+                    if file.has_encoded_values(group, *level)? {
+                        let keys = file.leaf(Column::Attr(*level, AttrPart::Key)).map(|leaf| source(file, group, leaf)).transpose()?;
+                        alternatives.push(Alternative { values: Source::Unknown, key: keys.map(|keys| (keys, key.clone())) });
                     }
                     let key = Some((Column::Attr(*level, AttrPart::Key), key.as_slice()));
                     self.add_alternative(group, Column::Attr(*level, AttrPart::Value), key, &mut alternatives)?;
@@ -168,6 +172,11 @@ impl BlockReader {
             return Ok(Range::Empty);
         }
         let file = self.file();
+        match column {
+            IntColumn::Attr(level, _) if file.has_encoded_values(group, *level)? => return Ok(Range::Unknown),
+            IntColumn::EventTimeSinceStart if file.leaf(Column::EventUnixTime).is_some() => return Ok(Range::Unknown),
+            _ => {}
+        }
         let columns = match column {
             IntColumn::TraceStart => vec![Column::TraceStart],
             IntColumn::TraceEnd => vec![Column::TraceEnd],
@@ -178,7 +187,7 @@ impl BlockReader {
             IntColumn::StatusCode => vec![Column::StatusCode],
             IntColumn::EventTimeSinceStart => vec![Column::EventTime],
             IntColumn::Attr(level, key) => {
-                let slots = slots_of(file, *level, key, DedicatedKind::Int).map(slot_column);
+                let slots = slots_of(file, *level, key, DedicatedKind::Int).map(Column::of_slot);
                 slots.chain([Column::Attr(*level, AttrPart::ValueInt)]).collect()
             }
         };

@@ -23,7 +23,7 @@ use super::dictionary_cache::DictionaryCache;
 use super::error::BlockReadError;
 use super::file::{BlockFile, FileLeaf, GroupIndex, TAIL_BYTES};
 use super::index::RowGroupIndex;
-use super::meta::{BlockMeta, BlockVersion};
+use super::meta::{BlockMeta, is_preview};
 use super::objects::BlockObjects;
 use super::projection::Projection;
 use super::schema::{Column, Level};
@@ -83,7 +83,7 @@ impl Default for ReadOptions {
     }
 }
 
-/// An open vParquet5 block: its footer, and page indexes as they are needed.
+/// An open block: its footer, and page indexes as they are needed.
 #[derive(Debug)]
 pub struct BlockReader {
     objects: BlockObjects,
@@ -96,7 +96,7 @@ pub struct BlockReader {
 }
 
 impl BlockReader {
-    /// Reads the footer: one request when the meta knows its size.
+    /// Reads the footer: one request when the meta knows its size. A block of a preview version opens as an empty one.
     pub async fn open(
         backend: &Backend,
         tenant: &TenantId,
@@ -128,10 +128,10 @@ impl BlockReader {
         options: ReadOptions,
         meter: &ReadMeter,
     ) -> Result<Self, BlockReadError> {
-        match meta.version()? {
-            BlockVersion::VParquet5 => {}
-            version @ (BlockVersion::VParquet3 | BlockVersion::VParquet4) => return Err(BlockReadError::UnsupportedVersion(version)),
+        if is_preview(&meta.format) {
+            return Ok(Self::of_file(objects, meta, BlockFile::empty(), options));
         }
+        let version = meta.version()?;
         let size = if meta.size_bytes == 0 { objects.data_size().await? } else { meta.size_bytes };
         let behind = size.checked_sub(TAIL_BYTES).ok_or(BlockReadError::Layout("the file is shorter than a footer"))?;
         let mut footer_size = u64::from(meta.footer_size_bytes);
@@ -146,9 +146,13 @@ impl BlockReader {
         let start = behind.checked_sub(footer_size).filter(|_| footer_size <= MAX_FOOTER_BYTES);
         let start = start.ok_or(BlockReadError::Layout("the footer does not fit into the file"))?;
         let footer = read_footer(&objects, start..behind, meter).await?;
-        let file = Arc::new(BlockFile::parse(&footer, size, &meta.dedicated_columns)?);
+        let file = BlockFile::parse(&footer, size, version, &meta.dedicated_columns)?;
+        Ok(Self::of_file(objects, meta, file, options))
+    }
+
+    fn of_file(objects: BlockObjects, meta: Arc<BlockMeta>, file: BlockFile, options: ReadOptions) -> Self {
         let group_indexes = (0..file.row_groups()).map(|_| OnceCell::new()).collect();
-        Ok(Self { objects, meta, file, options, group_indexes, index: OnceCell::new() })
+        Self { objects, meta, file: Arc::new(file), options, group_indexes, index: OnceCell::new() }
     }
 
     pub fn meta(&self) -> &Arc<BlockMeta> {
@@ -193,6 +197,9 @@ impl BlockReader {
 
     /// Returns row group and row of a trace.
     pub async fn locate_trace(&self, id: TraceId, meter: &ReadMeter) -> Result<Option<(usize, usize)>, BlockReadError> {
+        if self.row_groups() == 0 {
+            return Ok(None);
+        }
         let candidates = match self.index().await? {
             // An index that does not fit the file is not trusted.
             Some(index) if index.last_ids.len() == self.row_groups() => match index.row_group_of(id) {

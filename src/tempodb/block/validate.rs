@@ -9,7 +9,7 @@ use parquet::schema::types::SchemaDescriptor;
 
 use super::bloom::{BloomShard, shard_of};
 use super::index::RowGroupIndex;
-use super::meta::{BlockMeta, BlockVersion};
+use super::meta::BlockMeta;
 use super::schema::BlockSchema;
 use crate::model::ids::TraceId;
 
@@ -67,10 +67,10 @@ fn check_columns(block: &BlockObjects, problems: &mut Vec<String>) {
 
 /// Compares the columns of a file with those that its meta calls for.
 pub(super) fn column_problem(found: &SchemaDescriptor, meta: &BlockMeta) -> Option<String> {
-    if meta.version() != Ok(BlockVersion::VParquet5) {
-        return None;
-    }
-    let expected = BlockSchema::new(&meta.dedicated_columns);
+    let Ok(version) = meta.version() else {
+        return Some(format!("{} is no version of which the columns are known", meta.format));
+    };
+    let expected = BlockSchema::new(version, &meta.dedicated_columns);
     let describe = |column: &parquet::schema::types::ColumnDescriptor| {
         let levels = (column.max_def_level(), column.max_rep_level());
         (column.path().string(), column.physical_type(), column.converted_type(), levels)
@@ -134,6 +134,11 @@ mod tests {
     #[test]
     fn real_blocks_are_good() {
         for folder in [
+            "vParquet3/alpha/700269e9-ddd1-45ae-bf40-619fc593fdff",
+            "vParquet3/beta/235cddd3-0a73-4b79-a90c-a03175c4a087",
+            "vParquet4/alpha/e1f08feb-f2e1-4f80-9f0d-f8b63695ebc4",
+            "vParquet4/beta/5613c934-c130-4eda-93d3-bb298aea5b28",
+            "vParquet4-compacted/beta/2babd2a3-7a85-488b-926b-5bd62f701a16",
             "vParquet5/alpha/a0a76807-e24a-4b98-bcfd-0e2a55737f75",
             "vParquet5/alpha/ddf5ebac-38d4-46dd-b64c-c75f25473644",
             "vParquet5/beta/d99333a4-b0f0-40ac-a8f6-0908cd6aa039",

@@ -22,7 +22,7 @@ use super::bloom::{BloomBuilder, BloomParams};
 use super::dedicated::{self, DedicatedColumn};
 use super::encode::{EncodeError, EncodeSettings, RowOrder, append_row_group};
 use super::index::{INDEX_NAME, RowGroupIndex};
-use super::meta::{BlockId, BlockMeta, BlockVersion, META_NAME};
+use super::meta::{BlockId, BlockMeta, BlockVersion, META_NAME, NotWritable};
 use super::schema::BlockSchema;
 use super::side::builder::SideBuilder;
 use crate::base::cpu_pool::{CpuPool, CpuPoolError};
@@ -52,6 +52,8 @@ pub enum WriteError {
     EmptyBlock(BlockId),
     #[error("block {0} is broken by an earlier failure")]
     Broken(BlockId),
+    #[error(transparent)]
+    Version(#[from] NotWritable),
     #[error("cannot encode on the CPU pool")]
     Cpu(#[from] CpuPoolError),
 }
@@ -61,7 +63,8 @@ pub enum WriteError {
 pub struct NewBlock {
     pub tenant: TenantId,
     pub id: BlockId,
-    /// As configured; what the format cannot hold is left out.
+    pub version: BlockVersion,
+    /// As configured; what the version cannot hold is left out.
     pub dedicated_columns: Vec<DedicatedColumn>,
     /// Sizes the bloom filter; too low a number raises its false-positive rate.
     pub estimated_traces: usize,
@@ -80,6 +83,7 @@ impl NewBlock {
         Self {
             tenant,
             id,
+            version: BlockVersion::VParquet5,
             dedicated_columns: dedicated::default_columns(),
             estimated_traces,
             bloom: BloomParams::default(),
@@ -141,8 +145,11 @@ pub struct BlockEncoder<W: Write + Send> {
 
 impl<W: Write + Send> BlockEncoder<W> {
     pub fn new(mut block: NewBlock, sink: W) -> Result<Self, WriteError> {
-        block.dedicated_columns = dedicated::filter_for_version(&block.dedicated_columns, BlockVersion::VParquet5);
-        let schema = BlockSchema::new(&block.dedicated_columns);
+        if !block.version.is_writable() {
+            return Err(NotWritable::ReadOnly(block.version).into());
+        }
+        block.dedicated_columns = dedicated::filter_for_version(&block.dedicated_columns, block.version);
+        let schema = BlockSchema::new(block.version, &block.dedicated_columns);
         let by_trace_id = SortingColumn { column_idx: 0, descending: false, nulls_first: false };
         let properties = WriterProperties::builder()
             .set_created_by(concat!("tempo-rs version ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -194,7 +201,7 @@ impl<W: Write + Send> BlockEncoder<W> {
         let (start_time, end_time) = self.times();
         let sink = self.file.into_inner()?;
         let meta = BlockMeta {
-            format: BlockVersion::VParquet5.as_str().to_owned(),
+            format: self.block.version.as_str().to_owned(),
             block_id: self.block.id,
             tenant_id: self.block.tenant.as_str().to_owned(),
             start_time,

@@ -262,6 +262,7 @@ impl Compactor {
         // Rows as the files have them: what a meta says need not be true, and this takes memory.
         let traces = inputs.iter().map(|input| (0..input.row_groups()).map(|group| input.rows(group)).sum::<usize>()).sum();
         NewBlock {
+            version: first.version().ok().filter(|version| version.is_writable()).unwrap_or(settings.fallback_version),
             dedicated_columns: first.dedicated_columns.to_vec(),
             bloom: settings.bloom,
             compaction_level: level,

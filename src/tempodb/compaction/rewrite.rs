@@ -36,7 +36,7 @@ impl Compactor {
         let level = meta.compaction_level;
         let reader = self.open_input(tenant, meta, &ReadMeter::default()).await?;
         let like = self.output_like(tenant, std::slice::from_ref(&reader), level, &target.settings);
-        let output = NewBlock { dedicated_columns: target.dedicated_columns.clone(), ..like };
+        let output = NewBlock { version: target.version, dedicated_columns: target.dedicated_columns.clone(), ..like };
         self.replace(tenant, vec![reader], Vec::new(), output, &target.settings).await
     }
 }

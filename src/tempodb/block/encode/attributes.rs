@@ -3,6 +3,8 @@
 use crate::model::span_table::{Attrs, Value};
 
 use super::super::dedicated::{DedicatedKind, DedicatedScope, DedicatedSlot};
+use super::super::meta::BlockVersion;
+use super::super::schema::{BlockSchema, Column};
 use super::levels::Structure;
 use super::strings::Strings;
 
@@ -15,7 +17,7 @@ pub(super) struct SplitAttrs<'a> {
     pub(super) keys: Structure,
     /// By slot of the scope, in the order of the slots: owner and attribute, ascending by owner.
     dedicated: Vec<Vec<(u32, u32)>>,
-    slots: Vec<(DedicatedKind, usize)>,
+    slots: Vec<Column>,
 }
 
 impl<'a> SplitAttrs<'a> {
@@ -24,41 +26,45 @@ impl<'a> SplitAttrs<'a> {
         attrs: &'a Attrs,
         owners: &Structure,
         scope: Option<DedicatedScope>,
-        slots: &[DedicatedSlot],
+        schema: &BlockSchema,
         strings: &Strings<'_>,
     ) -> Self {
-        let slots: Vec<_> = slots.iter().filter(|slot| Some(slot.scope) == scope).collect();
-        // 0 for keys without slot, else the slot's position plus one.
+        let slots: Vec<&DedicatedSlot> = schema.slots().iter().filter(|slot| Some(slot.scope) == scope).collect();
+        let rules = SlotRules::of(schema.version());
+        // 0 for keys without slot, else the position plus one of the last slot with that name: fixed columns come before dedicated ones.
         let slot_of_key: Vec<u8> = strings.table_of(slots.iter().enumerate().map(|(at, slot)| (slot.name.as_str(), at as u8 + 1)));
-        let kinds: Vec<_> = slots.iter().map(|slot| (slot.kind, slot.number)).collect();
+        let previous_of_name = previous_of_name(&slots);
         let mut general = Vec::with_capacity(attrs.keys.len());
         let mut general_counts = Vec::with_capacity(attrs.of.len());
         let mut dedicated: Vec<Vec<(u32, u32)>> = vec![Vec::new(); slots.len()];
         for owner in 0..attrs.of.len() {
             let before = general.len();
             for attr in attrs.of.range(owner) {
-                let Some(slot) = (slot_of_key[attrs.keys[attr].index()] as usize).checked_sub(1) else {
+                let Some(first) = (slot_of_key[attrs.keys[attr].index()] as usize).checked_sub(1) else {
                     general.push(attr as u32);
                     continue;
                 };
+                let mut of_name = std::iter::successors(Some(first), |&slot| previous_of_name[slot]);
+                let taker = of_name.find(|&slot| rules.accepts(slots[slot].kind, attrs, attr));
                 // One slot holds one attribute: a repeated key replaces it, or clears it when its type does not fit.
-                dedicated[slot].pop_if(|(last_owner, _)| *last_owner == owner as u32);
-                if accepts(kinds[slot].0, attrs, attr) {
-                    dedicated[slot].push((owner as u32, attr as u32));
-                } else {
-                    general.push(attr as u32);
+                if let Some(slot) = taker.or(rules.misfits_clear.then_some(first)) {
+                    dedicated[slot].pop_if(|(last_owner, _)| *last_owner == owner as u32);
+                }
+                match taker {
+                    Some(slot) => dedicated[slot].push((owner as u32, attr as u32)),
+                    None => general.push(attr as u32),
                 }
             }
             general_counts.push((general.len() - before) as u32);
         }
         let keys = owners.repeated(|owner| general_counts[owner] as usize);
-        Self { attrs, general, keys, dedicated, slots: kinds }
+        let slots = slots.into_iter().map(Column::of_slot).collect();
+        Self { attrs, general, keys, dedicated, slots }
     }
 
-    /// Returns (owner, attribute) of a slot, ascending by owner.
-    pub(super) fn slot(&self, kind: DedicatedKind, number: u8) -> &[(u32, u32)] {
-        let at = self.slots.iter().position(|slot| *slot == (kind, usize::from(number))).expect("the schema has only used slots");
-        &self.dedicated[at]
+    /// Returns (owner, attribute) of a slot, ascending by owner; nothing for one that is not in use.
+    pub(super) fn slot(&self, column: Column) -> &[(u32, u32)] {
+        self.slots.iter().position(|slot| *slot == column).map_or(&[], |at| &self.dedicated[at])
     }
 
     /// Values of the general list.
@@ -67,15 +73,39 @@ impl<'a> SplitAttrs<'a> {
     }
 }
 
-fn accepts(kind: DedicatedKind, attrs: &Attrs, attr: usize) -> bool {
-    attrs.elements_of(&attrs.values[attr]).iter().all(|element| match kind {
-        DedicatedKind::String => matches!(element, Value::Str(_)),
-        DedicatedKind::Int => matches!(element, Value::Int(_)),
-    })
+/// Returns for each slot the one before it with the same name.
+fn previous_of_name(slots: &[&DedicatedSlot]) -> Vec<Option<usize>> {
+    let previous = |at: usize| slots[..at].iter().rposition(|slot| slot.name == slots[at].name);
+    (0..slots.len()).map(previous).collect()
+}
+
+/// Which values the slots of a version take.
+struct SlotRules {
+    arrays: bool,
+    /// Whether a value that does not fit takes the place of one that was there for the same key.
+    misfits_clear: bool,
+}
+
+impl SlotRules {
+    fn of(version: BlockVersion) -> Self {
+        let is_repeated = version == BlockVersion::VParquet5;
+        Self { arrays: is_repeated, misfits_clear: is_repeated }
+    }
+
+    fn accepts(&self, kind: DedicatedKind, attrs: &Attrs, attr: usize) -> bool {
+        let value = &attrs.values[attr];
+        let is_possible = self.arrays || !matches!(value, Value::Array { .. });
+        is_possible
+            && attrs.elements_of(value).iter().all(|element| match kind {
+                DedicatedKind::String => matches!(element, Value::Str(_)),
+                DedicatedKind::Int => matches!(element, Value::Int(_)),
+            })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::dedicated::{DedicatedColumn, FixedColumn};
     use super::*;
     use crate::model::strings::{Interner, StrId};
 
@@ -83,15 +113,9 @@ mod tests {
     fn repeated_keys_and_wrong_types() {
         let mut interner = Interner::default();
         let (text, number, other) = (interner.intern(b"text"), interner.intern(b"number"), interner.intern(b"other"));
-        let slot = |name: &str, kind| DedicatedSlot {
-            scope: DedicatedScope::Span,
-            kind,
-            number: 1,
-            name: name.to_owned(),
-            is_blob: false,
-            list_position: 0,
-        };
-        let slots = [slot("text", DedicatedKind::String), slot("number", DedicatedKind::Int)];
+        let columns = [("text", DedicatedKind::String), ("number", DedicatedKind::Int)];
+        let columns = columns.map(|(name, kind)| DedicatedColumn::new(DedicatedScope::Span, name, kind));
+        let schema = BlockSchema::new(BlockVersion::VParquet5, &columns);
         let mut attrs = Attrs::default();
         // Owner 0: the second text wins; an int array fits; a key without slot stays general.
         attrs.push(text, Value::Str(StrId::EMPTY));
@@ -112,13 +136,39 @@ mod tests {
 
         let owners = Structure::rows(3);
         let pool = interner.pool();
-        let split = SplitAttrs::new(&attrs, &owners, Some(DedicatedScope::Span), &slots, &Strings::new(pool));
+        let split = SplitAttrs::new(&attrs, &owners, Some(DedicatedScope::Span), &schema, &Strings::new(pool));
         assert_eq!(split.general, [1, 5, 7]);
-        assert_eq!(split.slot(DedicatedKind::String, 1), [(0, 2), (2, 6)]);
-        assert_eq!(split.slot(DedicatedKind::Int, 1), [(0, 3)]);
+        assert_eq!(split.slot(Column::Dedicated(DedicatedScope::Span, DedicatedKind::String, 1)), [(0, 2), (2, 6)]);
+        assert_eq!(split.slot(Column::Dedicated(DedicatedScope::Span, DedicatedKind::Int, 1)), [(0, 3)]);
         assert_eq!(split.keys.def, [1, 1, 1]);
 
-        let split = SplitAttrs::new(&attrs, &owners, None, &slots, &Strings::new(pool));
+        let split = SplitAttrs::new(&attrs, &owners, None, &schema, &Strings::new(pool));
         assert_eq!(split.general.len(), attrs.keys.len());
+    }
+
+    #[test]
+    fn vparquet4_takes_scalars_and_prefers_fixed_columns() {
+        let mut interner = Interner::default();
+        let (code, route) = (interner.intern(b"http.status_code"), interner.intern(b"http.route"));
+        let columns = ["http.status_code", "http.route"];
+        let columns = columns.map(|name| DedicatedColumn::new(DedicatedScope::Span, name, DedicatedKind::String));
+        let schema = BlockSchema::new(BlockVersion::VParquet4, &columns);
+        let mut attrs = Attrs::default();
+        // A number, a text and a truth under one key.
+        attrs.push(code, Value::Int(200));
+        attrs.push(code, Value::Str(route));
+        attrs.push(code, Value::Bool(true));
+        // The first text stays: neither an array nor a number takes its place.
+        attrs.push(route, Value::Str(route));
+        let array = attrs.array([Value::Str(route)]);
+        attrs.push(route, array);
+        attrs.push(route, Value::Int(1));
+        attrs.close_owner();
+        let split = SplitAttrs::new(&attrs, &Structure::rows(1), Some(DedicatedScope::Span), &schema, &Strings::new(interner.pool()));
+        assert_eq!(split.general, [2, 4, 5]);
+        assert_eq!(split.slot(Column::Fixed(FixedColumn::HttpStatusCode)), [(0, 0)]);
+        assert_eq!(split.slot(Column::Dedicated(DedicatedScope::Span, DedicatedKind::String, 1)), [(0, 1)]);
+        assert_eq!(split.slot(Column::Dedicated(DedicatedScope::Span, DedicatedKind::String, 2)), [(0, 3)]);
+        assert_eq!(split.slot(Column::Dedicated(DedicatedScope::Span, DedicatedKind::String, 3)), []);
     }
 }

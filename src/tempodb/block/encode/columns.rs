@@ -2,8 +2,8 @@
 
 use parquet::schema::types::ColumnDescPtr;
 
-use super::super::dedicated::{DedicatedKind, DedicatedScope};
-use super::super::schema::{AttrPart, BlockSchema, Column, Leaf, LeafEncoding, Level};
+use super::super::dedicated::DedicatedScope;
+use super::super::schema::{AttrPart, BlockSchema, Column, Leaf, LeafEncoding, LeafRepetition, Level, ValueType};
 use super::attributes::SplitAttrs;
 use super::chunk::{EncodedChunk, encode_chunk};
 use super::levels::Structure;
@@ -48,7 +48,7 @@ impl<'a> Columns<'a> {
         let spans = scopes.repeated(|scope| table.scopes.spans.range(scope).len());
         let events = spans.repeated(|span| table.spans.events.range(span).len());
         let links = spans.repeated(|span| table.spans.links.range(span).len());
-        let split = |attrs, owners, scope| SplitAttrs::new(attrs, owners, scope, schema.slots(), &strings);
+        let split = |attrs, owners, scope| SplitAttrs::new(attrs, owners, scope, schema, &strings);
         Self {
             resource_attrs: split(&table.resources.attrs, &resources, Some(DedicatedScope::Resource)),
             scope_attrs: split(&table.scopes.attrs, &scopes, None),
@@ -140,14 +140,16 @@ impl<'a> Columns<'a> {
                 };
                 out.attribute_part(attrs, part, &mut self.strings)
             }
-            Column::Dedicated(scope, kind, number) => {
-                let (owners, attrs) = match scope {
-                    DedicatedScope::Resource => (&self.resources, &self.resource_attrs),
-                    DedicatedScope::Span => (&self.spans, &self.span_attrs),
-                    DedicatedScope::Event => (&self.events, &self.event_attrs),
+            Column::Dedicated(..) | Column::Fixed(_) => {
+                let (owners, attrs) = match leaf.level {
+                    Level::Resource => (&self.resources, &self.resource_attrs),
+                    Level::Span => (&self.spans, &self.span_attrs),
+                    Level::Event => (&self.events, &self.event_attrs),
+                    Level::Trace | Level::ServiceStats | Level::Scope | Level::Link => unreachable!("the schema gives these no slots"),
                 };
-                out.dedicated(owners, attrs, (kind, number), &mut self.strings)
+                out.slot(owners, attrs, &mut self.strings)
             }
+            Column::EventUnixTime | Column::SpanLinks => Err(EncodeError::ReadOnlyColumn(leaf.path.clone())),
         }
     }
 }
@@ -213,26 +215,26 @@ impl Output<'_> {
                 let structure = split.keys.optional(|at| json(&attrs.values[split.general[at] as usize]).is_some());
                 self.strings(&structure, strings, &split.general_values().filter_map(json).collect::<Vec<_>>())
             }
+            AttrPart::ValueKvList | AttrPart::ValueArray | AttrPart::ValueMessage => {
+                Err(EncodeError::ReadOnlyColumn(self.leaf.path.clone()))
+            }
         }
     }
 
-    fn dedicated(
-        &mut self,
-        owners: &Structure,
-        split: &SplitAttrs<'_>,
-        (kind, number): (DedicatedKind, u8),
-        strings: &mut Strings<'_>,
-    ) -> Result<EncodedChunk, EncodeError> {
+    fn slot(&mut self, owners: &Structure, split: &SplitAttrs<'_>, strings: &mut Strings<'_>) -> Result<EncodedChunk, EncodeError> {
         let attrs = split.attrs;
-        let slot = split.slot(kind, number);
+        let slot = split.slot(self.leaf.column);
         let elements_of = |attr: u32| attrs.elements_of(&attrs.values[attr as usize]);
         let mut next = slot.iter().peekable();
-        let structure =
-            owners.repeated(|owner| next.next_if(|(of, _)| *of == owner as u32).map_or(0, |(_, attr)| elements_of(*attr).len()));
+        let mut taken_by = |owner: usize| next.next_if(|(of, _)| *of == owner as u32);
+        let structure = match self.leaf.repetition {
+            LeafRepetition::Repeated => owners.repeated(|owner| taken_by(owner).map_or(0, |(_, attr)| elements_of(*attr).len())),
+            LeafRepetition::Optional | LeafRepetition::Required => owners.optional(|owner| taken_by(owner).is_some()),
+        };
         let values = slot.iter().flat_map(|(_, attr)| elements_of(*attr));
-        match kind {
-            DedicatedKind::String => self.strings(&structure, strings, &values.filter_map(as_string).collect::<Vec<_>>()),
-            DedicatedKind::Int => self.ints(&structure, &values.filter_map(as_int).collect::<Vec<_>>()),
+        match self.leaf.value {
+            ValueType::String => self.strings(&structure, strings, &values.filter_map(as_string).collect::<Vec<_>>()),
+            _ => self.ints(&structure, &values.filter_map(as_int).collect::<Vec<_>>()),
         }
     }
 }

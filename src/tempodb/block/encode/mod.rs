@@ -1,4 +1,4 @@
-//! Encodes a [`SpanTable`] as one row group of a vParquet5 file.
+//! Encodes a [`SpanTable`] as one row group of a file.
 //!
 //! The pages are made here, straight from interned string ids and offsets, and spliced into the file with the `parquet` crate's
 //! `append_column`; its typed writers hash and clone every string value, which costs more than all the rest. Footer, column and offset index stay the
@@ -41,6 +41,8 @@ pub enum EncodeError {
     NotAscending { last: TraceId, next: TraceId },
     #[error("a row group needs at least one trace")]
     Empty,
+    #[error("column {0} is of a version that is only read")]
+    ReadOnlyColumn(String),
     #[error("cannot write the parquet file")]
     Parquet(#[from] ParquetError),
 }

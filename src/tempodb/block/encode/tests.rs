@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::basic::Repetition;
+use parquet::basic::{ConvertedType, Repetition};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::DataType;
 use parquet::file::properties::WriterProperties;
@@ -14,7 +14,8 @@ use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader}
 use parquet::schema::types::Type;
 use proptest::prelude::*;
 
-use super::super::dedicated::{self, DedicatedColumn, DedicatedKind, DedicatedScope, DedicatedSlot};
+use super::super::dedicated::{self, DedicatedColumn, DedicatedKind, DedicatedScope, DedicatedSlot, SlotPlace};
+use super::super::meta::BlockVersion;
 use super::*;
 use crate::model::ids::SpanId;
 use crate::model::span_table::{Attrs, Value};
@@ -60,10 +61,15 @@ fn raw(bytes: &[u8]) -> Vec<Tree> {
     vec![Tree::Leaf(Cell::Bytes(bytes.to_vec()))]
 }
 
+/// All fields that an item has in any version.
 struct Rows<'a> {
     table: &'a SpanTable,
+    version: BlockVersion,
     slots: Vec<DedicatedSlot>,
 }
+
+/// The attributes of an item: general list, dedicated group, fields of the item itself.
+type SplitTrees = (Vec<Tree>, Tree, Vec<(&'static str, Vec<Tree>)>);
 
 impl Rows<'_> {
     fn text(&self, id: StrId) -> Vec<Tree> {
@@ -73,11 +79,11 @@ impl Rows<'_> {
     fn trace(&self, row: usize) -> Tree {
         let traces = &self.table.traces;
         let stats = |at: usize| {
-            group([
-                ("ServiceName", self.text(traces.service_stats.service_name[at])),
-                ("SpanCount", bits32(traces.service_stats.span_count[at])),
-                ("ErrorCount", bits32(traces.service_stats.error_count[at])),
-            ])
+            let counts =
+                [("SpanCount", bits32(traces.service_stats.span_count[at])), ("ErrorCount", bits32(traces.service_stats.error_count[at]))];
+            let name = self.text(traces.service_stats.service_name[at]);
+            let names = [("ServiceName", name.clone()), ("key", name), ("value", vec![group(counts.clone())])];
+            group(counts.into_iter().chain(names))
         };
         group([
             ("TraceID", raw(&traces.ids[row].0)),
@@ -94,13 +100,14 @@ impl Rows<'_> {
 
     fn resource(&self, at: usize) -> Tree {
         let resources = &self.table.resources;
-        let (attrs, dedicated) = self.attrs(&resources.attrs, at, Some(DedicatedScope::Resource));
-        let resource = group([
+        let (attrs, dedicated, fixed) = self.attrs(&resources.attrs, at, Some(DedicatedScope::Resource));
+        let fields = [
             ("ServiceName", self.text(resources.service_name[at])),
             ("Attrs", attrs),
             ("DroppedAttributesCount", bits32(resources.dropped_attributes[at])),
             ("DedicatedAttributes", vec![dedicated]),
-        ]);
+        ];
+        let resource = group(fields.into_iter().chain(fixed));
         group([("Resource", vec![resource]), ("ss", resources.scopes.range(at).map(|scope| self.scope(scope)).collect())])
     }
 
@@ -118,13 +125,13 @@ impl Rows<'_> {
 
     fn span(&self, at: usize) -> Tree {
         let spans = &self.table.spans;
-        let (attrs, dedicated) = self.attrs(&spans.attrs, at, Some(DedicatedScope::Span));
+        let (attrs, dedicated, fixed) = self.attrs(&spans.attrs, at, Some(DedicatedScope::Span));
         let start = spans.start_unix_nanos[at];
         let interval = |seconds: u64| {
             let nanos = seconds * 1_000_000_000;
             if start == 0 { int(0) } else { bits32((u128::from(start).div_ceil(u128::from(nanos)) - 1) as u32) }
         };
-        group([
+        let fields = [
             ("SpanID", raw(spans.span_id[at].as_bytes())),
             ("ParentSpanID", raw(spans.parent_span_id[at].as_bytes())),
             ("ParentID", int(spans.nested_parent[at])),
@@ -149,12 +156,13 @@ impl Rows<'_> {
             ("StartTimeRounded60", interval(60)),
             ("StartTimeRounded300", interval(300)),
             ("StartTimeRounded3600", interval(3600)),
-        ])
+        ];
+        group(fields.into_iter().chain(fixed))
     }
 
     fn event(&self, at: usize) -> Tree {
         let events = &self.table.events;
-        let (attrs, dedicated) = self.attrs(&events.attrs, at, Some(DedicatedScope::Event));
+        let (attrs, dedicated, _) = self.attrs(&events.attrs, at, Some(DedicatedScope::Event));
         group([
             ("TimeSinceStartNano", bits(events.time_since_start_nanos[at])),
             ("Name", self.text(events.name[at])),
@@ -176,30 +184,48 @@ impl Rows<'_> {
         ])
     }
 
-    /// The general list and the dedicated slots, as the ordered rules of block-format §4.4 say.
-    fn attrs(&self, attrs: &Attrs, owner: usize, scope: Option<DedicatedScope>) -> (Vec<Tree>, Tree) {
+    /// The general list and the slots, as the ordered rules of block-format §4.4 say.
+    fn attrs(&self, attrs: &Attrs, owner: usize, scope: Option<DedicatedScope>) -> SplitTrees {
         let mut general = Vec::new();
-        let mut dedicated: HashMap<&'static str, Vec<Tree>> = HashMap::new();
+        let mut in_slots: HashMap<usize, Vec<Tree>> = HashMap::new();
+        let is_repeated = self.version == BlockVersion::VParquet5;
         for (key, value) in attrs.of_owner(owner) {
             let elements = attrs.elements_of(&value);
             let name = self.table.strings.get(key);
-            let Some(slot) = self.slots.iter().find(|slot| Some(slot.scope) == scope && slot.name.as_bytes() == name) else {
-                general.push(self.attribute(key, &value, elements));
-                continue;
+            let of_name: Vec<usize> =
+                (0..self.slots.len()).filter(|&at| Some(self.slots[at].scope) == scope && self.slots[at].name.as_bytes() == name).collect();
+            let fits = |at: &usize| {
+                let kind_fits = elements.iter().all(|element| match self.slots[*at].kind {
+                    DedicatedKind::String => matches!(element, Value::Str(_)),
+                    DedicatedKind::Int => matches!(element, Value::Int(_)),
+                });
+                kind_fits && (is_repeated || !matches!(value, Value::Array { .. }))
             };
-            let fits = elements.iter().all(|element| match slot.kind {
-                DedicatedKind::String => matches!(element, Value::Str(_)),
-                DedicatedKind::Int => matches!(element, Value::Int(_)),
-            });
-            let leaf_name = slot.leaf_name().leak();
-            if fits {
-                dedicated.insert(leaf_name, elements.iter().map(|element| self.scalar(element)).collect());
-            } else {
-                dedicated.remove(leaf_name as &str);
-                general.push(self.attribute(key, &value, elements));
+            // A fixed column and a dedicated one for the same name take values of different types.
+            match of_name.iter().copied().find(|at| fits(at)) {
+                Some(at) => drop(in_slots.insert(at, elements.iter().map(|element| self.scalar(element)).collect())),
+                None => {
+                    if is_repeated {
+                        of_name.iter().for_each(|at| drop(in_slots.remove(at)));
+                    }
+                    general.push(self.attribute(key, &value, elements));
+                }
             }
         }
-        (general, Tree::Group(dedicated))
+        let (mut dedicated, mut fixed) = (HashMap::new(), Vec::new());
+        for (at, values) in in_slots {
+            let slot = &self.slots[at];
+            match (slot.place, slot.kind) {
+                (SlotPlace::Numbered(number), DedicatedKind::String) => {
+                    dedicated.insert(&*format!("String{number:02}").leak(), values);
+                }
+                (SlotPlace::Numbered(number), DedicatedKind::Int) => {
+                    dedicated.insert(&*format!("Int{number:02}").leak(), values);
+                }
+                (SlotPlace::Fixed(column), _) => fixed.push((&*column.leaf_name().leak(), values)),
+            }
+        }
+        (general, Tree::Group(dedicated), fixed)
     }
 
     fn scalar(&self, value: &Value) -> Tree {
@@ -231,6 +257,16 @@ impl Rows<'_> {
     }
 }
 
+/// What repeats in a LIST is its element, in a MAP the pair; other fields speak for themselves.
+fn unwrapped(field: &Type) -> (&Type, Repetition) {
+    let info = field.get_basic_info();
+    match info.converted_type() {
+        ConvertedType::LIST => (&field.get_fields()[0].get_fields()[0], Repetition::REPEATED),
+        ConvertedType::MAP => (&field.get_fields()[0], Repetition::REPEATED),
+        _ => (field, info.repetition()),
+    }
+}
+
 /// Dremel's shredding, by the book: appends the entries of every leaf below `schema`.
 fn shred(schema: &Type, tree: Option<&Tree>, (rep, def, max_rep): (i16, i16, i16), leaf: &mut usize, out: &mut [Vec<Entry>]) {
     if schema.is_primitive() {
@@ -248,7 +284,7 @@ fn shred(schema: &Type, tree: Option<&Tree>, (rep, def, max_rep): (i16, i16, i16
             Some(Tree::Leaf(_)) => panic!("{} is a group", schema.name()),
             None => &[],
         };
-        let repetition = field.get_basic_info().repetition();
+        let (field, repetition) = unwrapped(field);
         let (def_step, rep_step) = match repetition {
             Repetition::REQUIRED => (0, 0),
             Repetition::OPTIONAL => (1, 0),
@@ -324,15 +360,16 @@ proptest! {
     #[test]
     fn every_column_reads_back(
         tables in prop::collection::vec(arb_span_table(12), 1..3),
+        version in prop_oneof![Just(BlockVersion::VParquet4), Just(BlockVersion::VParquet5)],
         columns in lists(),
         page_size_bytes in prop_oneof![Just(1usize), Just(64), Just(1 << 20)],
         dictionary_limit_bytes in prop_oneof![Just(0usize), Just(20), Just(1 << 20)],
     ) {
-        let schema = BlockSchema::new(&columns);
+        let schema = BlockSchema::new(version, &dedicated::filter_for_version(&columns, version));
         let settings = EncodeSettings { page_size_bytes, dictionary_limit_bytes, is_compressing: false, ..EncodeSettings::default() };
         let file = open(encode_file(&tables, &schema, settings));
         for (number, table) in tables.iter().enumerate() {
-            let rows = Rows { table, slots: schema.slots().to_vec() };
+            let rows = Rows { table, version, slots: schema.slots().to_vec() };
             let mut expected = vec![Vec::new(); schema.leaves().len()];
             for row in 0..table.trace_count() {
                 shred(&schema.root(), Some(&rows.trace(row)), (0, 0, 0), &mut 0, &mut expected);
@@ -347,7 +384,7 @@ proptest! {
     /// A compressed page holds what the uncompressed one holds.
     #[test]
     fn compression_changes_nothing_else(table in arb_span_table(8)) {
-        let schema = BlockSchema::new(&dedicated::default_columns());
+        let schema = BlockSchema::new(BlockVersion::VParquet5, &dedicated::default_columns());
         let tables = [table];
         let files = [true, false].map(|is_compressing| {
             encode_file(&tables, &schema, EncodeSettings { page_size_bytes: 256, is_compressing, ..EncodeSettings::default() })
@@ -407,7 +444,7 @@ fn unsigned_bounds_are_unsigned() {
     table.traces.start_unix_nanos = vec![u64::MAX];
     let mut second = one_trace(TraceId([2; 16]));
     second.traces.start_unix_nanos = vec![1];
-    let schema = BlockSchema::new(&[]);
+    let schema = BlockSchema::new(BlockVersion::VParquet5, &[]);
     let settings = EncodeSettings { is_compressing: false, ..EncodeSettings::default() };
     let file = open(encode_file(&[table, second], &schema, settings));
     let bounds = |group: usize| {
@@ -421,7 +458,7 @@ fn unsigned_bounds_are_unsigned() {
 #[test]
 fn rows_must_ascend() {
     let mut table = one_trace(TraceId([2; 16]));
-    let schema = BlockSchema::new(&[]);
+    let schema = BlockSchema::new(BlockVersion::VParquet5, &[]);
     table.traces.ids = vec![TraceId([2; 16]), TraceId([1; 16])];
     let mut file = SerializedFileWriter::new(Vec::new(), schema.root(), Arc::new(WriterProperties::new())).unwrap();
     let refused = append_row_group(&table, &schema, EncodeSettings::default(), &mut file).unwrap_err();

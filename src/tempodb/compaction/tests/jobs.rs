@@ -387,4 +387,4 @@ async fn real_blocks_become_what_the_compatible_system_makes_of_them() {
     }
 }
 
-const FIXTURES: &[&str] = &["vParquet5"];
+const FIXTURES: &[&str] = &["vParquet4", "vParquet5"];

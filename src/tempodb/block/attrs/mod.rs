@@ -1,17 +1,24 @@
-//! Attribute lists: seven leaves of generic attributes and the dedicated columns, to one [`Attrs`] (block-format §4.3, §4.4, §8).
+//! Attribute lists: the leaves of generic attributes and the columns of single attributes, to one [`Attrs`] (block-format §4.3, §4.4, §8).
 //!
 //! All leaves of a list spell the same structure. `Key` and `IsArray` have one value an attribute, so their levels are not needed; a value
 //! leaf tells by its levels which attribute each value belongs to, and its first use also gives the owners' bounds.
 //!
-//! Value leaves are decoded in the reverse order of precedence, each overwriting: the first one that is present wins.
+//! Value leaves are decoded in the reverse order of precedence, each overwriting: the first one that is present wins. Which of them a file has
+//! depends on its version; those of vParquet3 that hold encoded values (`encoded`) come out as the later versions store them.
+
+mod encoded;
+mod scatter;
+mod slots;
 
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
+pub(super) use self::encoded::restricted;
+use self::scatter::{ABSENT, Scatter, is_absent};
+use self::slots::merge;
 use super::assemble::Assembler;
 use super::decode::DecodeError;
-use super::decode::levels::{Levels, WORD};
 use super::decode::sink::{Bools, Doubles, Ints};
 use super::dedicated::{DedicatedKind, DedicatedScope, DedicatedSlot};
 use super::error::BlockReadError;
@@ -24,16 +31,12 @@ use crate::model::strings::StrId;
 /// JSON of a value without content.
 const NO_VALUE_JSON: &[u8] = b"{}";
 
-/// A value that no leaf has given yet. No real array has this many elements.
-const ABSENT: Value = Value::Array { start: u32::MAX, len: u32::MAX };
-
-fn is_absent(value: &Value) -> bool {
-    matches!(value, Value::Array { len: u32::MAX, .. })
-}
-
-/// Value leaves in the order of decoding, with their kinds.
-const VALUE_LEAVES: [(AttrPart, ValueKinds); 5] = [
+/// Value leaves in the order of decoding, with the kinds of value they may hold.
+const VALUE_LEAVES: [(AttrPart, ValueKinds); 8] = [
     (AttrPart::ValueUnsupported, ValueKinds::JSON),
+    (AttrPart::ValueKvList, ValueKinds::JSON),
+    (AttrPart::ValueArray, ValueKinds::ALL),
+    (AttrPart::ValueMessage, ValueKinds::ALL),
     (AttrPart::ValueBool, ValueKinds::BOOL),
     (AttrPart::ValueDouble, ValueKinds::DOUBLE),
     (AttrPart::ValueInt, ValueKinds::INT),
@@ -49,16 +52,12 @@ pub(super) fn columns_of(level: Level, selection: &AttrSelection, file: &BlockFi
     };
     let mut columns = vec![Column::Attr(level, AttrPart::Key), Column::Attr(level, AttrPart::IsArray)];
     columns.extend(VALUE_LEAVES.iter().filter(|(_, kind)| kinds.intersects(*kind)).map(|&(part, _)| Column::Attr(level, part)));
-    columns.extend(wanted_slots(level, selection, file).map(slot_column));
+    columns.extend(wanted_slots(level, selection, file).map(Column::of_slot));
     columns
 }
 
 fn all_kinds(keys: &[AttrKey]) -> ValueKinds {
     keys.iter().map(|key| key.kinds).reduce(ValueKinds::union).unwrap_or(ValueKinds::ALL)
-}
-
-pub(super) fn slot_column(slot: &DedicatedSlot) -> Column {
-    Column::Dedicated(slot.scope, slot.kind, slot.number as u8)
 }
 
 pub(super) fn dedicated_scope(level: Level) -> Option<DedicatedScope> {
@@ -83,15 +82,8 @@ fn wanted_slots<'a>(level: Level, selection: &'a AttrSelection, file: &'a BlockF
             AttrSelection::Keys(keys) => keys.iter().any(|key| key.key == slot.name.as_bytes() && key.kinds.intersects(kind)),
             AttrSelection::All => true,
         };
-        Some(slot.scope) == scope && is_wanted && file.leaf(slot_column(slot)).is_some()
+        Some(slot.scope) == scope && is_wanted && file.leaf(Column::of_slot(slot)).is_some()
     })
-}
-
-/// Values of one dedicated column: at most one an owner, ascending.
-struct SlotValues {
-    key: StrId,
-    owners: Vec<u32>,
-    values: Vec<Value>,
 }
 
 impl Assembler<'_> {
@@ -123,11 +115,9 @@ impl Assembler<'_> {
         }
         let keys = keys.into_ids(&mut self.pool).map_err(|cause| self.error(key_column, cause))?;
         let is_array = self.array_flags(level, count)?;
-        let mut target = Scatter { values: vec![ABSENT; count], elements: Vec::new(), is_array, chosen: None, filled: 0 };
+        let mut target = Scatter { values: vec![ABSENT; count], elements: Vec::new(), is_array, chosen: None };
         let of = self.scatter_leaves(level, ValueKinds::ALL, owners, count, &mut target)?;
-        if target.filled != count {
-            self.fill_absent(&mut target);
-        }
+        self.fill_absent(&mut target);
         Ok(Attrs { of: Offsets::from_bounds(of), keys, values: target.values, elements: target.elements })
     }
 
@@ -154,7 +144,7 @@ impl Assembler<'_> {
         let kinds = all_kinds(wanted);
         let is_array = self.array_flags(level, count)?;
         let values = vec![ABSENT; ordinals.len()];
-        let mut target = Scatter { values, elements: Vec::new(), is_array, chosen: Some(ordinals), filled: 0 };
+        let mut target = Scatter { values, elements: Vec::new(), is_array, chosen: Some(ordinals) };
         let of = self.scatter_leaves(level, kinds, owners, count, &mut target)?;
         if kinds == ValueKinds::ALL {
             self.fill_absent(&mut target);
@@ -244,6 +234,10 @@ impl Assembler<'_> {
                     let found = target.scatter(&self.levels, attr_level, max, |i| bools.out.get(i).map(|&value| Value::Bool(value)));
                     found.and_then(|found| expect_count(found, count)).map_err(|cause| self.error(column, cause))?;
                 }
+                AttrPart::ValueKvList | AttrPart::ValueArray | AttrPart::ValueMessage => {
+                    let Some(found) = self.scatter_encoded(column, attr_level, max, kinds, target)? else { continue };
+                    expect_count(found, count).map_err(|cause| self.error(column, cause))?;
+                }
                 AttrPart::Key | AttrPart::IsArray => unreachable!("not a value leaf"),
             }
             if bounds.is_none() {
@@ -282,38 +276,6 @@ impl Assembler<'_> {
             };
         }
     }
-
-    /// Decodes a dedicated column: no element is no attribute, one a scalar, more an array.
-    fn slot_values(
-        &mut self,
-        level: Level,
-        slot: &DedicatedSlot,
-        owners: usize,
-        elements: &mut Vec<Value>,
-    ) -> Result<SlotValues, BlockReadError> {
-        let column = slot_column(slot);
-        let depth = level.depth();
-        let mut found = SlotValues { key: StrId::EMPTY, owners: Vec::new(), values: Vec::new() };
-        let owner_count = match slot.kind {
-            DedicatedKind::String => {
-                let Some(strings) = self.decode_strings(column, true)? else { return Ok(found) };
-                let mut ids = strings.ids(strings.codes().len(), &mut self.pool).map_err(|cause| self.error(column, cause))?;
-                let (codes, pool) = (strings.codes(), &mut self.pool);
-                slot_entries(&self.levels, depth, elements, &mut found, |i| Some(Value::Str(ids.of(*codes.get(i)?, pool).ok()?)))
-            }
-            DedicatedKind::Int => {
-                let mut ints = Ints::<i64>::new(self.int_width(column));
-                self.decode_with_levels(column, &mut ints)?;
-                slot_entries(&self.levels, depth, elements, &mut found, |i| ints.out.get(i).map(|&value| Value::Int(value)))
-            }
-        };
-        let owner_count = owner_count.map_err(|cause| self.error(column, cause))?;
-        self.expect(column, owner_count, owners)?;
-        if !found.owners.is_empty() {
-            found.key = self.pool.push(slot.name.as_bytes());
-        }
-        Ok(found)
-    }
 }
 
 fn without_attributes(owners: usize) -> Attrs {
@@ -322,222 +284,4 @@ fn without_attributes(owners: usize) -> Attrs {
 
 fn expect_count(found: usize, wanted: usize) -> Result<(), DecodeError> {
     if found == wanted { Ok(()) } else { Err(DecodeError::Corrupt("number of attributes of a value column")) }
-}
-
-/// Where the values of an attribute list go.
-struct Scatter {
-    /// By attribute, or by chosen attribute.
-    values: Vec<Value>,
-    elements: Vec<Value>,
-    /// By attribute; empty when none is an array.
-    is_array: Vec<bool>,
-    /// Ordinals of the wanted attributes, ascending; `None`: all are.
-    chosen: Option<Vec<u32>>,
-    /// Values given, overwritten ones counted again.
-    filled: usize,
-}
-
-impl Scatter {
-    /// Puts the values of a leaf, given by their number, where they belong. Returns the number of attributes its levels spell.
-    fn scatter(
-        &mut self,
-        levels: &Levels,
-        attr_level: u8,
-        max_definition: u8,
-        mut value_at: impl FnMut(usize) -> Option<Value>,
-    ) -> Result<usize, DecodeError> {
-        let error = DecodeError::Corrupt("number of values of an attribute column");
-        let (mut attributes, mut value, mut next) = (0, 0, 0);
-        // The array that the values before the current word belong to, if it may go on.
-        let mut open = None;
-        for word in levels.words() {
-            let (starts, values) = (word.items(attr_level), word.values(max_definition));
-            let in_word = starts.count_ones() as usize;
-            if self.values.len() < attributes + in_word && self.chosen.is_none() {
-                return Err(error);
-            }
-            let has_arrays = !self.is_array.is_empty()
-                && (open.is_some() || self.is_array.iter().skip(attributes).take(in_word).any(|&is_array| is_array));
-            match &self.chosen {
-                None if !has_arrays && starts == u64::MAX => {
-                    let slots = &mut self.values[attributes..attributes + WORD];
-                    let mut bits = values;
-                    while bits != 0 {
-                        slots[bits.trailing_zeros() as usize] = value_at(value).ok_or(error)?;
-                        value += 1;
-                        bits &= bits - 1;
-                    }
-                    self.filled += values.count_ones() as usize;
-                }
-                None if !has_arrays => {
-                    // A further element of what is no array does not count, but its value is to be skipped.
-                    let mut bits = values;
-                    while bits != 0 {
-                        let bit = bits & bits.wrapping_neg();
-                        if starts & bit != 0 {
-                            self.values[attributes + (starts & (bit - 1)).count_ones() as usize] = value_at(value).ok_or(error)?;
-                            self.filled += 1;
-                        }
-                        value += 1;
-                        bits &= bits - 1;
-                    }
-                }
-                Some(chosen) if !has_arrays => {
-                    while let Some(&ordinal) = chosen.get(next).filter(|&&ordinal| (ordinal as usize) < attributes + in_word) {
-                        let bit = 1_u64 << nth_one(starts, ordinal as usize - attributes);
-                        if values & bit != 0 {
-                            let number = value + (values & (bit - 1)).count_ones() as usize;
-                            self.values[next] = value_at(number).ok_or(error)?;
-                            self.filled += 1;
-                        }
-                        next += 1;
-                    }
-                    value += values.count_ones() as usize;
-                }
-                Some(_) | None => {
-                    let mut ordinal = attributes;
-                    let mut bits = starts | values;
-                    while bits != 0 {
-                        let bit = bits & bits.wrapping_neg();
-                        bits &= bits - 1;
-                        if starts & bit != 0 {
-                            open = None;
-                            ordinal += 1;
-                        }
-                        if values & bit == 0 {
-                            continue;
-                        }
-                        let at = if starts & bit != 0 { self.position(ordinal - 1, &mut next) } else { open };
-                        if let Some(at) = at {
-                            let first = starts & bit != 0;
-                            let element = value_at(value).ok_or(error)?;
-                            open = self.put(at, ordinal.saturating_sub(1), first, element);
-                        }
-                        value += 1;
-                    }
-                    let chosen = self.chosen.as_deref().unwrap_or_default();
-                    while chosen.get(next).is_some_and(|&ordinal| (ordinal as usize) < attributes + in_word) {
-                        next += 1;
-                    }
-                }
-            }
-            attributes += in_word;
-        }
-        Ok(attributes)
-    }
-
-    /// Returns where the value of attribute `ordinal` goes, if it is wanted. `next` is a cursor into the chosen ones.
-    fn position(&self, ordinal: usize, next: &mut usize) -> Option<usize> {
-        let Some(chosen) = &self.chosen else { return Some(ordinal) };
-        while chosen.get(*next).is_some_and(|&candidate| (candidate as usize) < ordinal) {
-            *next += 1;
-        }
-        (chosen.get(*next) == Some(&(ordinal as u32))).then_some(*next)
-    }
-
-    /// Stores the first or a further element of an attribute. Returns `at` if more elements may follow.
-    fn put(&mut self, at: usize, ordinal: usize, is_first: bool, element: Value) -> Option<usize> {
-        if !self.is_array.get(ordinal).copied().unwrap_or(false) {
-            if is_first {
-                self.values[at] = element;
-                self.filled += 1;
-            }
-            return None;
-        }
-        if is_first {
-            self.values[at] = Value::Array { start: self.elements.len() as u32, len: 0 };
-            self.filled += 1;
-        }
-        if let Value::Array { len, .. } = &mut self.values[at] {
-            self.elements.push(element);
-            *len += 1;
-        }
-        Some(at)
-    }
-}
-
-/// Position of the `n`-th set bit, which exists.
-fn nth_one(mut bits: u64, n: usize) -> u32 {
-    if bits == u64::MAX {
-        return n as u32;
-    }
-    for _ in 0..n {
-        bits &= bits - 1;
-    }
-    bits.trailing_zeros().min(WORD as u32 - 1)
-}
-
-/// Collects the values of a dedicated column by owner. Returns the number of owners its levels spell.
-fn slot_entries(
-    levels: &Levels,
-    depth: u8,
-    elements: &mut Vec<Value>,
-    found: &mut SlotValues,
-    mut value_at: impl FnMut(usize) -> Option<Value>,
-) -> Result<usize, DecodeError> {
-    let (mut owners, mut value) = (0_usize, 0);
-    for word in levels.words() {
-        let (starts, values) = (word.items(depth), word.values(depth + 1));
-        let mut bits = values;
-        while bits != 0 {
-            let bit = bits & bits.wrapping_neg();
-            bits &= bits - 1;
-            let element = value_at(value).ok_or(DecodeError::Corrupt("number of values of a dedicated column"))?;
-            value += 1;
-            if starts & bit != 0 {
-                found.owners.push((owners + (starts & (bit - 1)).count_ones() as usize) as u32);
-                found.values.push(element);
-                continue;
-            }
-            match found.values.last_mut() {
-                Some(Value::Array { len, .. }) => *len += 1,
-                Some(scalar) => {
-                    let start = elements.len() as u32;
-                    elements.push(std::mem::replace(scalar, Value::Array { start, len: 2 }));
-                }
-                None => return Err(DecodeError::Corrupt("repetition levels")),
-            }
-            elements.push(element);
-        }
-        owners += starts.count_ones() as usize;
-    }
-    Ok(owners)
-}
-
-/// Puts the values of dedicated columns behind the generic attributes of their owners.
-fn merge(generic: Attrs, slots: &[SlotValues], owners: usize) -> Attrs {
-    let bounds = generic.of.bounds();
-    // Ends of the owners' new runs, counted up from the dedicated values; shifted by one, so that filling makes them starts again.
-    let mut ends = vec![0_u32; owners + 1];
-    for slot in slots {
-        for &owner in &slot.owners {
-            ends[owner as usize + 1] += 1;
-        }
-    }
-    let mut extra = 0;
-    for (end, bound) in ends.iter_mut().zip(bounds) {
-        extra += *end;
-        *end = extra + bound;
-    }
-    let total = ends[owners] as usize;
-    let mut merged = Attrs { elements: generic.elements, keys: vec![StrId::EMPTY; total], values: vec![ABSENT; total], ..Attrs::default() };
-    let mut cursors: Vec<u32> = Vec::with_capacity(owners);
-    for owner in 0..owners {
-        let (from, to) = (bounds[owner] as usize, bounds[owner + 1] as usize);
-        let start = ends[owner] as usize;
-        let end = start + (to - from);
-        merged.keys[start..end].copy_from_slice(&generic.keys[from..to]);
-        merged.values[start..end].copy_from_slice(&generic.values[from..to]);
-        cursors.push(end as u32);
-    }
-    for slot in slots {
-        for (&owner, &value) in slot.owners.iter().zip(&slot.values) {
-            let at = cursors[owner as usize] as usize;
-            cursors[owner as usize] += 1;
-            merged.keys[at] = slot.key;
-            merged.values[at] = value;
-        }
-    }
-    merged.of = Offsets::from_bounds(ends);
-    merged
 }
