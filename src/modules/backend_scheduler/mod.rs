@@ -55,7 +55,8 @@ use crate::base::duration::GoDuration;
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
 use crate::services::rpc::backend_scheduler::{
-    AssignedJob, BackendScheduler as Port, JobId, JobReport, NO_JOBS, RedactionRequest, SubmittedRedaction, TraceSelection, WorkerHello,
+    AssignedJob, BackendScheduler as Port, JobId, JobReport, NO_JOBS, RedactionRequest, SubmittedRedaction, TraceSelection, Work,
+    WorkerHello,
 };
 use crate::services::rpc::status::CallError;
 use crate::tempodb::block::dedicated::DedicatedColumn;
@@ -320,10 +321,14 @@ impl BackendScheduler {
 
     fn accept(&self, offer: &Offer, hello: &WorkerHello) -> Option<AssignedJob> {
         let (now, tenant_state) = (self.now(), self.tenant_state(&offer.tenant));
-        let fingerprint = self.fingerprint(&offer.tenant);
+        let fingerprint = (offer.work == Work::Index).then(|| self.fingerprint(&offer.tenant));
         let mut state = self.state.lock();
+        if fingerprint.is_some() && state.indexed.get(&offer.tenant).copied() == fingerprint {
+            // Offered before the last one succeeded.
+            return None;
+        }
         let assigned = state.accept(offer, hello, now, tenant_state, |block| is_live(&self.db, &offer.tenant, block))?;
-        if offer.work == crate::services::rpc::backend_scheduler::Work::Index {
+        if let Some(fingerprint) = fingerprint {
             state.indexing.insert(assigned.id.clone(), fingerprint);
         }
         Some(assigned)

@@ -20,8 +20,8 @@ use crate::model::ids::TenantId;
 use crate::services::rpc::backend_scheduler::{JobId, JobType, Work};
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
 use crate::tempodb::blocklist::TenantBlocks;
-use crate::tempodb::compaction::is_held;
 use crate::tempodb::compaction::selector::{SelectorSettings, select};
+use crate::tempodb::compaction::{CompactSettings, RewriteTarget, is_held};
 
 /// Flags looked at together.
 const FLAG_CONCURRENCY: usize = 16;
@@ -247,14 +247,12 @@ impl BackendScheduler {
         let mut work = Vec::new();
         if config.rewrite_enabled {
             let blocks = self.db.block_list().blocks(tenant);
-            let columns = (self.rules)(tenant).dedicated_columns;
+            let dedicated_columns = (self.rules)(tenant).dedicated_columns;
+            let target = RewriteTarget { version: self.block_version, dedicated_columns, settings: CompactSettings::default() };
             let excluded = self.state.lock().health.excluded(self.now());
             let is_old = |meta: &&Arc<BlockMeta>| {
-                let version = meta.version();
                 // What was rewritten and still differs cannot hold what it lacks.
-                version.is_ok_and(|version| version != self.block_version || meta.dedicated_columns[..] != columns[..])
-                    && !excluded.contains(&meta.block_id)
-                    && !self.was_rewritten(meta.block_id)
+                target.differs_from(meta) && !excluded.contains(&meta.block_id) && !self.was_rewritten(meta.block_id)
             };
             let old = blocks.live.iter().filter(is_old).take(REWRITES_PER_ROUND);
             work.extend(old.map(|meta| Work::Rewrite { block: meta.block_id }));
