@@ -1,7 +1,8 @@
 //! End-to-end tests: the real binary as a child process, real clients, real files. One module per subject.
 //!
 //! Shared pieces: [`process`] starts and kills the binary, [`client`] talks to it, [`otlp`] builds traces and brings answers into one
-//! comparable form, [`parts`] runs programs from outside, [`wait`] waits for conditions.
+//! comparable form, [`parts`] runs programs from outside, [`stores`] object stores, [`faults`] disturbs what goes to them, [`wait`] waits
+//! for conditions.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and print what helps")]
 
@@ -9,9 +10,13 @@ mod client;
 mod otlp;
 mod parts;
 mod process;
+mod stores;
+mod faults;
 mod wait;
 
 mod cli;
+mod backends;
+mod backend_faults;
 mod corrupt_blocks;
 mod compaction;
 mod crashes;

@@ -8,6 +8,11 @@ use std::sync::LazyLock;
 static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| install("python"));
 /// The load generator of the OpenTelemetry collector.
 static TELEMETRYGEN: LazyLock<PathBuf> = LazyLock::new(|| install("telemetrygen"));
+/// Object stores, and a proxy that disturbs connections.
+static S3_SERVER: LazyLock<PathBuf> = LazyLock::new(|| install("s3"));
+static GCS_SERVER: LazyLock<PathBuf> = LazyLock::new(|| install("gcs"));
+static AZURE_SERVER: LazyLock<PathBuf> = LazyLock::new(|| install("azurite"));
+static TOXIPROXY: LazyLock<PathBuf> = LazyLock::new(|| install("toxiproxy"));
 
 fn install(name: &str) -> PathBuf {
     let script = folder().join(format!("{name}.sh"));
@@ -21,7 +26,33 @@ fn install(name: &str) -> PathBuf {
 
 /// Runs a script of `parts/` with Python and returns its stdout; fails unless it succeeds.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
-    run(Command::new(&*PYTHON).arg(folder().join(script)).args(arguments))
+    run(&mut python_command(script, arguments))
+}
+
+/// A script of `parts/` to be run with Python.
+pub(crate) fn python_command(script: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(&*PYTHON);
+    command.arg(folder().join(script)).args(arguments);
+    command
+}
+
+/// An S3 server that checks signatures.
+pub(crate) fn s3_server() -> &'static Path {
+    &S3_SERVER
+}
+
+/// A Google Cloud Storage server without the XML API; see `parts/gcs_front.py`.
+pub(crate) fn gcs_server() -> &'static Path {
+    &GCS_SERVER
+}
+
+/// An Azure Blob Storage server, as a script for Node.
+pub(crate) fn azure_server() -> &'static Path {
+    &AZURE_SERVER
+}
+
+pub(crate) fn toxiproxy() -> &'static Path {
+    &TOXIPROXY
 }
 
 /// Runs telemetrygen; fails unless it succeeds.

@@ -39,6 +39,8 @@ pub(crate) struct Wishes {
     /// Limits of single tenants, as a runtime file.
     pub(crate) tenant_limits: String,
     pub(crate) block_version: &'static str,
+    /// Keys of `storage.trace` that name another backend than the local one.
+    pub(crate) backend: Option<String>,
 }
 
 /// Directories, ports and configuration file of one process.
@@ -68,6 +70,7 @@ impl Place {
             scheduler_address: String::new(),
             tenant_limits: "overrides: {}".to_owned(),
             block_version: "vParquet5",
+            backend: None,
         };
         change(&mut wishes);
         let folder = tempfile::Builder::new().prefix("tempo-rs-").tempdir().unwrap();
@@ -105,6 +108,7 @@ ingest: {{embedded: {{path: {log:?}, segment_bytes: {segment_bytes}}}}}
 live_store: {timings}, shutdown_marker_dir: {own:?}, wal: {{path: {wal:?}}}}}
 storage:
   trace: {{backend: local, local: {{path: {blocks:?}}}, wal: {{path: {storage_wal:?}}}, block: {{version: {block_version}}}, blocklist_poll: 1s}}
+  trace: {{{backend}, wal: {{path: {storage_wal:?}}}, blocklist_poll: 1s}}
 overrides:
   defaults:
     ingestion: {{rate_limit_bytes: {rate_limit_bytes}, burst_size_bytes: {rate_limit_bytes}}}
@@ -131,6 +135,7 @@ backend_worker:
             work = self.work_dir(),
             scheduler_address = wishes.scheduler_address,
             multitenancy = wishes.multitenancy,
+            backend = wishes.backend.clone().unwrap_or_else(|| format!("backend: local, local: {{path: {blocks:?}}}")),
             segment_bytes = wishes.segment_bytes,
             rate_limit_bytes = wishes.rate_limit_bytes,
             block_version = wishes.block_version,

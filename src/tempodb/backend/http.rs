@@ -29,6 +29,8 @@ use crate::tempodb::metrics as names;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest silence of a server, including that while it takes a request body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for the head of an answer to a read. A connection that died unnoticed must not cost a query its time.
+const READ_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bound of one request. The largest bodies are upload parts of some 30 MB.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// As many as the compatible system keeps.
@@ -180,7 +182,7 @@ impl HttpService for Service {
         self.add_kms_context(&mut request).await?;
         self.rename_host(&mut request)?;
         let started = Instant::now();
-        let outcome = self.inner.execute(request).await;
+        let outcome = self.execute(request).await;
         let status = outcome.as_ref().map_or("error".into(), |response| response.status().as_str().to_owned());
         let duration = histogram!(names::BACKEND_REQUEST_DURATION, "operation" => operation, "status_code" => status);
         duration.record(started.elapsed().as_secs_f64());
@@ -190,6 +192,14 @@ impl HttpService for Service {
 }
 
 impl Service {
+    async fn execute(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if ![Method::GET, Method::HEAD].contains(request.method()) {
+            return self.inner.execute(request).await;
+        }
+        let answer = tokio::time::timeout(READ_ANSWER_TIMEOUT, self.inner.execute(request)).await;
+        answer.unwrap_or_else(|elapsed| Err(HttpError::new(HttpErrorKind::Timeout, elapsed)))
+    }
+
     /// Turns a failure that would be repeated into a final one when the budget is used up.
     fn budgeted(&self, outcome: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
         let budget = &self.shared.budget;
