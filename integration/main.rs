@@ -14,11 +14,12 @@ mod stores;
 mod faults;
 mod wait;
 
-mod cli;
-mod backends;
 mod backend_faults;
-mod corrupt_blocks;
+mod backends;
+mod caches;
+mod cli;
 mod compaction;
+mod corrupt_blocks;
 mod crashes;
 mod disk_full;
 mod exclusive;

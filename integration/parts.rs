@@ -14,6 +14,9 @@ static GCS_SERVER: LazyLock<PathBuf> = LazyLock::new(|| install("gcs"));
 static AZURE_SERVER: LazyLock<PathBuf> = LazyLock::new(|| install("azurite"));
 static TOXIPROXY: LazyLock<PathBuf> = LazyLock::new(|| install("toxiproxy"));
 
+static MEMCACHED: LazyLock<PathBuf> = LazyLock::new(|| install("memcached"));
+static REDIS: LazyLock<PathBuf> = LazyLock::new(|| install("redis"));
+
 fn install(name: &str) -> PathBuf {
     let script = folder().join(format!("{name}.sh"));
     let output = Command::new(&script).output().unwrap_or_else(|error| panic!("{}: {error}", script.display()));
@@ -22,6 +25,16 @@ fn install(name: &str) -> PathBuf {
     let path = PathBuf::from(stdout.trim_end());
     assert!(path.is_file(), "{} printed no path: {stdout}", script.display());
     path
+}
+
+/// The program of a memcached server.
+pub(crate) fn memcached() -> &'static Path {
+    &MEMCACHED
+}
+
+/// The program of a Redis server.
+pub(crate) fn redis() -> &'static Path {
+    &REDIS
 }
 
 /// Runs a script of `parts/` with Python and returns its stdout; fails unless it succeeds.

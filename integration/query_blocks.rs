@@ -18,6 +18,7 @@ use tempo_rs::services::rpc::block_list::BlockListPort;
 use tempo_rs::tempodb::backend::Backend;
 use tempo_rs::tempodb::block::meta::BlockMeta;
 use tempo_rs::tempodb::blocklist::BlockList;
+use tempo_rs::tempodb::cache::Caches;
 use tempo_rs::tempodb::db::{DbSettings, TempoDb};
 use tower::ServiceExt as _;
 
@@ -48,6 +49,7 @@ fn api(version: &str) -> axum::Router {
         tenancy: Tenancy { multitenancy_enabled: true, multi_tenant_queries_enabled: true },
         search_end_cutoff: None,
         querier: Arc::new(querier),
+        caches: Caches::default(),
         blocks,
         limits: Arc::new(|_| QueryLimits::default()),
         clock: Arc::new(SystemClock),

@@ -33,6 +33,7 @@ use tempo_rs::tempodb::backend::Backend;
 use tempo_rs::tempodb::block::meta::{BlockId, BlockMeta};
 use tempo_rs::tempodb::block::write::{BlockWriter, NewBlock};
 use tempo_rs::tempodb::blocklist::BlockList;
+use tempo_rs::tempodb::cache::Caches;
 use tempo_rs::tempodb::db::{DbSettings, TempoDb};
 use tempo_rs::tempodb::trace_filter::maintain::{MaintainSettings, maintain};
 use tower::ServiceExt as _;
@@ -132,6 +133,7 @@ fn api(db: Arc<TempoDb>, cpu: CpuPool) -> axum::Router {
         tenancy: Tenancy { multitenancy_enabled: false, multi_tenant_queries_enabled: false },
         search_end_cutoff: None,
         querier: Arc::new(Querier::new(parts)),
+        caches: Caches::default(),
         blocks: db,
         limits: Arc::new(|_| QueryLimits::default()),
         clock: Arc::new(SystemClock),

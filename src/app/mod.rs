@@ -38,6 +38,7 @@ use self::server::{Listeners, REQUEST_DURATION, Server};
 use crate::base::clock::SystemClock;
 use crate::base::cpu_pool::CpuPool;
 use crate::modules::{backend_scheduler, distributor};
+use crate::services::cache;
 use crate::tempodb;
 
 /// Buckets of request durations, as dashboards expect them (http-api §1).
@@ -197,9 +198,8 @@ fn make_ops(context: &mut Context, states: States, metrics: PrometheusHandle) ->
 fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new().set_buckets(&OTHER_BUCKETS)?;
     let own = [(REQUEST_DURATION, &REQUEST_BUCKETS[..])];
-    for (name, buckets) in
-        own.iter().chain(distributor::metrics::BUCKETS).chain(backend_scheduler::metrics::BUCKETS).chain(tempodb::metrics::BUCKETS)
-    {
+    let modules = [distributor::metrics::BUCKETS, backend_scheduler::metrics::BUCKETS, cache::metrics::BUCKETS, tempodb::metrics::BUCKETS];
+    for (name, buckets) in own.iter().chain(modules.into_iter().flatten()) {
         builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
     }
     let recorder = builder.build_recorder();

@@ -31,6 +31,8 @@ use crate::modules::live_store::{self, LeftBehind, LiveStore, NewBlockSettings};
 use crate::modules::querier::{self, Querier};
 use crate::modules::query_frontend::tenancy::Tenancy;
 use crate::modules::query_frontend::{self, QueryFrontend};
+use crate::services::cache::CacheProvider;
+use crate::services::cache::config::claims;
 use crate::services::ingest_log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::services::ingest_log::{IngestLog, SharedIngestLog};
 use crate::services::overrides::Overrides;
@@ -43,6 +45,7 @@ use crate::tempodb::block::bloom::BloomParams;
 use crate::tempodb::block::dedicated::{DedicatedColumn, DedicatedKind, DedicatedScope};
 use crate::tempodb::block::meta::BlockVersion;
 use crate::tempodb::blocklist::BlockList;
+use crate::tempodb::cache::{BlockCacheSettings, Caches};
 use crate::tempodb::compaction::Compactor;
 use crate::tempodb::config::{DedicatedColumnConfig, TraceStorageConfig};
 use crate::tempodb::db::{DbSettings, TempoDb};
@@ -68,7 +71,8 @@ pub(super) const MODULES: &[Module] = &[
     module("server", &[], &[], |_| Box::pin(nothing())),
     module("overrides", &["server"], &[], |context| Box::pin(build_overrides(context))),
     module("ingest-log", &["server"], &[], |context| Box::pin(build_ingest_log(context))),
-    module("store", &["server"], &[], |context| Box::pin(build_store(context))),
+    module("cache-provider", &["server"], &[], |context| Box::pin(build_caches(context))),
+    module("store", &["cache-provider"], &[], |context| Box::pin(build_store(context))),
     module("live-store", &["overrides", "ingest-log", "store"], &[], |context| Box::pin(build_live_store(context))),
     module("distributor", &["overrides", "ingest-log"], &[], |context| Box::pin(build_distributor(context))),
     module("querier", &["overrides", "store"], &["live-store"], |context| Box::pin(build_querier(context))),
@@ -98,6 +102,7 @@ pub(super) struct Context {
     pub(super) ready_checks: Vec<ReadyCheck>,
     pub(super) overrides: Option<Arc<Overrides>>,
     log: Option<SharedIngestLog>,
+    caches: Option<Caches>,
     db: Option<Arc<TempoDb>>,
     recent_spans: Vec<SpanReaderPort>,
     querier: Option<QuerierPort>,
@@ -116,6 +121,7 @@ impl Context {
             ready_checks: Vec::new(),
             overrides: None,
             log: None,
+            caches: None,
             db: None,
             recent_spans: Vec::new(),
             querier: None,
@@ -186,6 +192,35 @@ impl Service for IngestLogService {
     }
 }
 
+async fn build_caches(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
+    let config = &context.loaded.config;
+    let claims = claims(&config.cache, &config.storage.trace).map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
+    let provider = CacheProvider::new(&claims, &config.cache.in_process, &context.clock)?;
+    context.caches = Some(provider.caches().clone());
+    Ok(Box::new(CacheService(provider)))
+}
+
+struct CacheService(CacheProvider);
+
+#[async_trait]
+impl Service for CacheService {
+    async fn run(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        self.0.run(stop).await;
+        Ok(())
+    }
+}
+
+/// Returns what of the blocks is cached where.
+fn db_settings(context: &Context) -> anyhow::Result<DbSettings> {
+    let config = &context.loaded.config.storage.trace;
+    let cached = BlockCacheSettings {
+        max_page_bytes: config.search.read_buffer_size_bytes,
+        bloom_max_level: u32::from(config.cache_min_compaction_level),
+        bloom_max_age: config.cache_max_block_age.positive(),
+    };
+    Ok(DbSettings { caches: built(&context.caches)?, cached, ..DbSettings::default() })
+}
+
 async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> {
     let config = &context.loaded.config.storage.trace;
     let backend = Backend::from_config(config)?;
@@ -197,7 +232,7 @@ async fn build_store(context: &mut Context) -> anyhow::Result<Box<dyn Service>> 
     let compacted_grace = SignedDuration::try_from(settings.interval.saturating_mul(2)).unwrap_or(SignedDuration::MAX);
     let ownership = Arc::new(OwnsAll(owns_indexes));
     let poller = Poller::new(backend.clone(), settings, ownership, Arc::clone(&clock), Arc::clone(&list), context.cpu.clone());
-    let db = Arc::new(TempoDb::new(backend, list, DbSettings { compacted_grace, ..DbSettings::default() }, clock));
+    let db = Arc::new(TempoDb::new(backend, list, DbSettings { compacted_grace, ..db_settings(context)? }, clock));
     context.db = Some(Arc::clone(&db));
     Ok(Box::new(StoreService { poller, db, cpu: context.cpu.clone() }))
 }
@@ -353,6 +388,7 @@ async fn build_query_frontend(context: &mut Context) -> anyhow::Result<Box<dyn S
         },
         search_end_cutoff: frontend.is_query_end_cutoff_set.then(|| frontend.query_end_cutoff.to_std()),
         querier: built(&context.querier)?,
+        caches: built(&context.caches)?,
         blocks: built(&context.db)?,
         limits: query_limits(built(&context.overrides)?),
         clock: Arc::clone(&context.clock),

@@ -2,6 +2,7 @@
 
 pub mod block_projection;
 pub mod cache;
+pub mod client_tls;
 pub mod grpc_client;
 pub mod ingest_log;
 pub mod live_store_client;

@@ -310,6 +310,10 @@ mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
     use crate::base::cpu_pool::CpuPool;
+    use crate::model::ids::TraceId;
+    use crate::tempodb::backend::ReadCost;
+    use crate::tempodb::cache::CacheRole;
+    use crate::tempodb::cache::testing::caches_of;
     use crate::tempodb::config::TraceStorageConfig;
 
     /// A copy of the fixture blocks, and a database over it after one poll. The files go with the folder.
@@ -409,6 +413,44 @@ mod tests {
         let again = find(&db, broken, expected[&broken.block_id][0]).await.unwrap_err();
         assert!(matches!(again, DbError::Quarantined) && again.is_corrupt(), "{again:?}");
         assert!(find(&db, whole, expected[&whole.block_id][0]).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_is_cached_is_not_read_again() {
+        let (caches, maps) = caches_of(&CacheRole::ALL);
+        let settings = DbSettings { caches, ..DbSettings::default() };
+        let (db, folder) = open("vParquet5", settings.clone()).await;
+        let (metas, expected) = (db.blocks(&alpha()), expected());
+        let look_all_up = async |db: &TempoDb| {
+            let meter = ReadMeter::default();
+            for meta in &metas {
+                for id in &expected[&meta.block_id] {
+                    let reader = db.open(&alpha(), meta, &meter).await.unwrap();
+                    assert!(reader.find_trace(*id, &meter).await.unwrap().is_some());
+                }
+            }
+            meter
+        };
+        let first = look_all_up(&db).await;
+        assert!(first.cost().requests > 0);
+        for meta in &metas {
+            std::fs::remove_dir_all(folder.path().join(keys::block_folder(&alpha(), meta.block_id).as_ref())).unwrap();
+        }
+        // Another process with the same caches: it could not read a byte of the blocks.
+        let again = TempoDb::new(db.backend().clone(), Arc::clone(db.block_list()), settings, Arc::clone(&db.clock));
+        let second = look_all_up(&again).await;
+        assert_eq!(second.cost(), ReadCost::default());
+        assert!(second.inspected_bytes() > 0);
+
+        let roles = [CacheRole::ParquetFooter, CacheRole::ParquetOffsetIndex, CacheRole::ParquetColumnIndex, CacheRole::ParquetPage];
+        assert!(roles.iter().all(|role| maps[role].keys().iter().all(|key| key.starts_with("alpha:") && key.contains(":data.parquet:"))));
+        for meta in &metas {
+            let footer = meta.size_bytes - 8 - u64::from(meta.footer_size_bytes);
+            let key = format!("alpha:{}:data.parquet:{footer}:{}", meta.block_id, meta.footer_size_bytes);
+            assert!(maps[&CacheRole::ParquetFooter].keys().contains(&key));
+            assert!(maps[&CacheRole::Bloom].keys().contains(&format!("alpha:{}:bloom-0", meta.block_id)));
+            assert!(maps[&CacheRole::TraceIdIndex].keys().contains(&format!("alpha:{}:index", meta.block_id)));
+        }
     }
 
     #[tokio::test]

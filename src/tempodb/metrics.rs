@@ -63,11 +63,23 @@ pub const SIDE_SAVED_BYTES: &str = "tempo_rs_side_objects_saved_bytes_total";
 /// Buckets of the histograms that dashboards expect.
 pub const BUCKETS: &[(&str, &[f64])] = &[
     (BACKEND_REQUEST_DURATION, &[0.005, 0.02, 0.08, 0.32, 1.28, 5.12]),
+    (CACHE_STORE_SIZE, &CACHE_STORE_SIZES),
     (COMPACTION_OUTPUT_SIZE, &DOUBLING_MIB),
     (COMPACTION_MEMORY, &DOUBLING_MIB),
     (COMPACTION_DURATION, &[0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0]),
     (RETENTION_DURATION, &[0.25, 0.5, 1.0, 2.0, 4.0, 8.0]),
 ];
+
+/// 512 bytes and their doubles.
+const CACHE_STORE_SIZES: [f64; 15] = {
+    let mut sizes = [512.0; 15];
+    let mut at = 1;
+    while at < sizes.len() {
+        sizes[at] = sizes[at - 1] * 2.0;
+        at += 1;
+    }
+    sizes
+};
 
 /// 1 MiB and its doubles.
 const DOUBLING_MIB: [f64; 10] = {

@@ -100,7 +100,7 @@ fn defaults_equal_the_reference() {
 }
 
 /// Keys that only tempo-rs has, or that the reference names outside its tables.
-const OWN_KEYS: [&str; 8] = [
+const OWN_KEYS: [&str; 11] = [
     "cluster_name",
     "overrides.merge_with_defaults",
     "metrics_generator.instance_availability_zone",
@@ -109,6 +109,9 @@ const OWN_KEYS: [&str; 8] = [
     "backend_scheduler.provider.maintenance.index_enabled",
     "backend_worker.concurrency",
     "backend_worker.memory_budget_bytes",
+    "cache.in_process.max_bytes",
+    "cache.in_process.roles",
+    "cache.in_process.before_remote",
 ];
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::app::config::Config;
 use crate::app::config::targets::Targets;
+use crate::services::cache::config::claims;
 use crate::services::ingest_log::config::KafkaConfig;
 use crate::services::overrides::legacy::LEGACY_DISABLED;
 use crate::tempodb;
@@ -30,7 +31,7 @@ pub(super) fn start_errors(config: &Config, targets: &Targets, is_legacy_overrid
     if let Err(text) = config.overrides.defaults.validate() {
         add("overrides", vec![format!("validating overrides.defaults failed: {text}")]);
     }
-    add("cache-provider", config.cache.validate());
+    add("cache-provider", claims(&config.cache, &config.storage.trace).err().unwrap_or_default());
     if STORE_ROLES.iter().any(|role| targets.has(role)) {
         add("store", store(config));
     }

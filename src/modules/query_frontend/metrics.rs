@@ -12,6 +12,8 @@ pub(super) const JOBS_PER_QUERY: &str = "tempo_query_frontend_jobs_per_query";
 pub(super) const QUEUE_LENGTH: &str = "tempo_query_frontend_queue_length";
 pub(super) const DISCARDED_REQUESTS: &str = "tempo_query_frontend_discarded_requests_total";
 pub(super) const RETRIES: &str = "tempo_query_frontend_retries";
+pub(super) const JOB_CACHE_UNREADABLE: &str = "tempo_rs_query_frontend_job_cache_unreadable_total";
+pub(super) const JOB_CACHE_REFUSED: &str = "tempo_rs_query_frontend_job_cache_too_large_total";
 
 /// Registers help texts.
 pub fn describe() {
@@ -23,6 +25,8 @@ pub fn describe() {
     describe_gauge!(QUEUE_LENGTH, "Jobs under way or waiting, by tenant.");
     describe_counter!(DISCARDED_REQUESTS, "Jobs refused because the tenant has too many.");
     describe_histogram!(RETRIES, "Failed tries of a job.");
+    describe_counter!(JOB_CACHE_UNREADABLE, "Cached answers that were not read: of another build, broken, or to another question.");
+    describe_counter!(JOB_CACHE_REFUSED, "Answers of jobs that were too large to be cached.");
 }
 
 /// The kinds of queries that metrics tell apart.

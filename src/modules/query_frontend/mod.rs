@@ -1,10 +1,10 @@
 //! Answers the query API: validates requests, cuts them into jobs for queriers, merges the answers.
 //!
-//! Not here: reading data (the querier behind [`Querier`](crate::services::rpc::querier::Querier)), evaluating TraceQL, caching of results (not supported yet),
+//! Not here: reading data (the querier behind [`Querier`](crate::services::rpc::querier::Querier)), evaluating TraceQL,
 //! streaming and metrics queries (not supported yet).
 //!
 //! Invariants
-//! * Nothing is cached or remembered between requests except the number of jobs under way.
+//! * Nothing is remembered between requests except the number of jobs under way; answers of jobs over blocks are kept in a cache, when one has that role.
 //! * Recent data and blocks are both asked for the whole time range; what both hold is counted once.
 //! * Dropping a request's future cancels all its jobs.
 //! * Memory: the replies of the jobs under way, the answer, and its encoded form.
@@ -12,6 +12,8 @@
 pub mod config;
 mod http_routes;
 mod jobs;
+mod job_cache;
+mod cached_reply;
 pub mod limits;
 pub mod metrics;
 mod params;
@@ -38,8 +40,10 @@ use crate::services::rpc::block_list::BlockListPort;
 use crate::services::rpc::querier::QuerierPort;
 use crate::services::rpc::search::Inspection;
 use crate::services::rpc::status::CallError;
+use crate::tempodb::cache::Caches;
 
 use config::QueryFrontendConfig;
+use job_cache::JobCache;
 use jobs::JobSlots;
 use limits::{LimitsOf, QueryLimits};
 use request::RequestLimits;
@@ -55,6 +59,8 @@ pub struct Parts {
     /// `query_end_cutoff` if the configuration file sets it: search, tags and tag values then leave out the youngest data.
     pub search_end_cutoff: Option<Duration>,
     pub querier: QuerierPort,
+    /// For answers of jobs.
+    pub caches: Caches,
     pub blocks: BlockListPort,
     pub limits: LimitsOf,
     pub clock: SharedClock,
@@ -78,6 +84,7 @@ pub struct QueryFrontend {
     tenancy: Tenancy,
     search_end_cutoff: Option<Duration>,
     querier: QuerierPort,
+    job_cache: JobCache,
     blocks: BlockListPort,
     limits: LimitsOf,
     clock: SharedClock,
@@ -97,11 +104,12 @@ impl QueryFrontend {
     /// # Errors
     /// When a pattern of the deny list is no regular expression.
     pub fn new(parts: Parts) -> Result<Self, BuildError> {
-        let Parts { config, tenancy, search_end_cutoff, querier, blocks, limits, clock, cpu } = parts;
+        let Parts { config, tenancy, search_end_cutoff, querier, caches, blocks, limits, clock, cpu } = parts;
         let compile = |pattern: &String| Regex::new(pattern).map_err(|cause| BuildError::DenyList { pattern: pattern.clone(), cause });
         let denied_urls = config.url_deny_list.iter().map(compile).collect::<Result<_, _>>()?;
         let slots = JobSlots::new(config.max_outstanding_per_tenant);
-        Ok(Self { config, tenancy, search_end_cutoff, querier, blocks, limits, clock, cpu, slots, denied_urls })
+        let job_cache = JobCache::new(caches);
+        Ok(Self { config, tenancy, search_end_cutoff, querier, job_cache, blocks, limits, clock, cpu, slots, denied_urls })
     }
 
     /// Returns what the requests of tenants with `limits` are checked against.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use futures::stream::{self, StreamExt as _};
 
+use super::job_cache::{Question, within_range};
 use super::jobs::{self, Job, JobPlan};
 use super::limits::QueryLimits;
 use super::request::{RECENT_SECONDS, SearchParams, Window};
@@ -17,7 +18,7 @@ use crate::model::ids::{TenantId, TraceId};
 use crate::services::rpc::any_value::{AnyValue, write_key_value};
 use crate::services::rpc::message::{Field, MessageWriter, field};
 use crate::services::rpc::querier::SearchPart;
-use crate::services::rpc::search::{Inspection, TimeRange, time_range};
+use crate::services::rpc::search::{Inspection, SearchReply, TimeRange, time_range};
 use crate::services::rpc::status::CallError;
 use crate::traceql::ast::QueryBody;
 use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest, SpanSetHit, TraceHit};
@@ -53,7 +54,8 @@ impl QueryFrontend {
             SearchRequest { start_unix_seconds: range.start_unix_seconds, end_unix_seconds: range.end_unix_seconds, ..recent.clone() };
         let recent = if params.window.is_some() { in_blocks.clone() } else { recent };
         let totals = SearchTotals { blocks: plan.blocks, block_bytes: plan.block_bytes, jobs: plan.jobs.len(), ..SearchTotals::default() };
-        let (hits, totals) = self.run_search(plan.jobs, &recent, &in_blocks, order, totals).await?;
+        let question = Question::search(&query, &in_blocks);
+        let (hits, totals) = self.run_search(plan.jobs, &recent, &in_blocks, &question, order, totals).await?;
         let (inspection, jobs) = (totals.inspection, totals.jobs);
         let message = SearchMessage { hits, totals, with_span_sets: !params.is_tag_search, left_pad: limits.left_pad_trace_ids };
         let body = self.on_cpu("render_search", move || format.encode(&message)).await?;
@@ -96,6 +98,7 @@ impl QueryFrontend {
         jobs: Vec<Job>,
         recent: &SearchRequest,
         in_blocks: &SearchRequest,
+        question: &Question,
         order: SearchOrder,
         mut totals: SearchTotals,
     ) -> Result<(Vec<TraceHit>, SearchTotals), CallError> {
@@ -108,7 +111,7 @@ impl QueryFrontend {
                     SearchPart::Recent => recent,
                     SearchPart::Block { .. } => in_blocks,
                 };
-                let reply = jobs::with_retries(self.config.max_retries, || self.querier.search(&job.tenant, request, &job.part)).await?;
+                let reply = self.search_job(&job, request, question).await?;
                 Ok::<_, CallError>((job.newest_unix_seconds, index, reply))
             })
             .buffer_unordered(self.config.search.concurrent_jobs.max(1));
@@ -125,6 +128,29 @@ impl QueryFrontend {
             }
         }
         Ok((collector.finish(), totals))
+    }
+
+    /// Runs a job; one over a block that was asked the same before is answered from the cache.
+    async fn search_job(&self, job: &Job, request: &SearchRequest, question: &Question) -> Result<SearchReply, CallError> {
+        let Some(key) = self.job_cache.key(question, job, time_range(request)) else { return self.ask_search(job, request).await };
+        let reply = match self.job_cache.get(&key).await {
+            Some(reply) => reply,
+            None => {
+                // Without a time range, so that the answer holds for every range around the block.
+                let unbounded = SearchRequest { start_unix_seconds: 0, end_unix_seconds: 0, ..request.clone() };
+                let reply = self.ask_search(job, &unbounded).await?;
+                self.job_cache.put(&key, &reply);
+                reply
+            }
+        };
+        match within_range(reply, request) {
+            Some(reply) => Ok(reply),
+            None => self.ask_search(job, request).await,
+        }
+    }
+
+    async fn ask_search(&self, job: &Job, request: &SearchRequest) -> Result<SearchReply, CallError> {
+        jobs::with_retries(self.config.max_retries, || self.querier.search(&job.tenant, request, &job.part)).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _};
 
+use super::job_cache::Question;
 use super::jobs::{self, JobPlan};
 use super::limits::QueryLimits;
 use super::request::{ListLimits, TagScopeParam, TagValuesParams, TagsParams};
@@ -66,12 +67,13 @@ impl QueryFrontend {
             totals.add_plan(&plan);
             let unbounded =
                 TagNamesRequest { range: if params.window.is_some() { request.range } else { TimeRange::default() }, ..request.clone() };
-            let (in_blocks, recent) = (&request, &unbounded);
+            let (in_blocks, recent, question) = (&request, &unbounded, &Question::tag_names(&request));
             let mut replies = stream::iter(plan.jobs)
                 .map(|job| async move {
                     let _slot = self.slots.take(&job.tenant)?;
                     let request = if matches!(job.part, SearchPart::Recent) { recent } else { in_blocks };
-                    jobs::with_retries(self.config.max_retries, || self.querier.tag_names(&job.tenant, request, &job.part)).await
+                    let ask = || jobs::with_retries(self.config.max_retries, || self.querier.tag_names(&job.tenant, request, &job.part));
+                    self.job_cache.get_or_ask(question, &job, request.range, ask).await
                 })
                 .buffer_unordered(self.config.search.concurrent_jobs.max(1));
             while let Some(reply) = replies.next().await {
@@ -149,12 +151,13 @@ impl QueryFrontend {
         totals.add_plan(&plan);
         let recent =
             TagValuesRequest { range: if params.window.is_some() { in_blocks.range } else { TimeRange::default() }, ..in_blocks.clone() };
-        let (in_blocks, recent) = (&in_blocks, &recent);
+        let (in_blocks, recent, question) = (&in_blocks, &recent, &Question::tag_values(&in_blocks));
         let mut replies = stream::iter(plan.jobs)
             .map(|job| async move {
                 let _slot = self.slots.take(&job.tenant)?;
                 let request = if matches!(job.part, SearchPart::Recent) { recent } else { in_blocks };
-                jobs::with_retries(self.config.max_retries, || self.querier.tag_values(&job.tenant, request, &job.part)).await
+                let ask = || jobs::with_retries(self.config.max_retries, || self.querier.tag_values(&job.tenant, request, &job.part));
+                self.job_cache.get_or_ask(question, &job, request.range, ask).await
             })
             .buffer_unordered(self.config.search.concurrent_jobs.max(1));
         while let Some(reply) = replies.next().await {

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -33,6 +34,8 @@ use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, 
 use crate::services::rpc::status::CallError;
 use crate::services::span_search::{search_tables, tag_names_of, tag_values_of};
 use crate::tempodb::block::meta::BlockMeta;
+use crate::tempodb::cache::testing::caches_of;
+use crate::tempodb::cache::{CacheRole, Caches};
 use crate::traceql::result::SearchRequest;
 
 const NOW: u64 = 1_795_308_858;
@@ -45,6 +48,8 @@ struct TableQuerier {
     /// Failures to report before the first answer.
     failures: Mutex<Vec<CallError>>,
     is_stuck: bool,
+    /// Calls of jobs over blocks.
+    block_calls: Arc<AtomicUsize>,
 }
 
 impl TableQuerier {
@@ -55,6 +60,7 @@ impl TableQuerier {
         if let Some(error) = self.failures.lock().pop() {
             return Err(error);
         }
+        self.block_calls.fetch_add(usize::from(!is_recent), Ordering::SeqCst);
         let tables = if is_recent { &self.recent } else { &self.stored };
         Ok(tables.iter().filter(|(owner, _)| *owner == tenant.as_str()).map(|(_, table)| table).collect())
     }
@@ -128,17 +134,19 @@ struct Setup {
     config: QueryFrontendConfig,
     limits: QueryLimits,
     is_multitenant: bool,
+    caches: Caches,
 }
 
 impl Setup {
     fn frontend(self) -> axum::Router {
-        let Self { querier, config, limits, is_multitenant } = self;
+        let Self { querier, config, limits, is_multitenant, caches } = self;
         let tenancy = Tenancy { multitenancy_enabled: is_multitenant, multi_tenant_queries_enabled: config.multi_tenant_queries_enabled };
         let parts = Parts {
             config,
             tenancy,
             search_end_cutoff: None,
             querier: Arc::new(querier),
+            caches,
             blocks: Arc::new(OneBlock),
             limits: Arc::new(move |_| limits),
             clock: Arc::new(ManualClock::at(NOW * 1_000_000_000)),
@@ -465,4 +473,44 @@ async fn too_many_jobs_are_refused() {
     let config = QueryFrontendConfig { max_outstanding_per_tenant: 0, ..QueryFrontendConfig::default() };
     let answer = get(&Setup { config, ..Setup::default() }.frontend(), "/api/search", &[]).await;
     assert_eq!((answer.status.as_u16(), answer.text()), (429, "job queue full"));
+}
+
+#[tokio::test]
+async fn jobs_asked_before_are_answered_from_the_cache() {
+    let (caches, maps) = caches_of(&[CacheRole::FrontendSearch]);
+    let block_calls = Arc::new(AtomicUsize::new(0));
+    let querier = TableQuerier {
+        stored: vec![("single-tenant", table(1, vec![span(1, 0, "get")]))],
+        block_calls: Arc::clone(&block_calls),
+        ..TableQuerier::default()
+    };
+    let frontend = Setup { querier, caches, ..Setup::default() }.frontend();
+    let traces = async |query: &str| get(&frontend, &format!("/api/search?q=%7B%7D&{query}"), &[]).await.json()["traces"].clone();
+    let (wide, wider) = (format!("start={}&end={NOW}", NOW - 3600), format!("start={}&end={NOW}", NOW - 7200));
+    let first = traces(&wide).await;
+    assert_eq!((first.as_array().unwrap().len(), block_calls.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!(traces(&wider).await, first, "another range around the block");
+    assert_eq!(block_calls.load(Ordering::SeqCst), 1);
+    // The trace is younger than the block says, and than this range.
+    assert_eq!(traces(&format!("start={}&end={}", NOW - 3600, NOW - 120)).await, json!([]));
+    assert_eq!(block_calls.load(Ordering::SeqCst), 1);
+    assert_eq!(traces(&format!("{wide}&limit=5")).await, first, "another question");
+    assert_eq!(block_calls.load(Ordering::SeqCst), 2);
+    // 00:45, within the block.
+    assert_eq!(traces(&format!("start={}&end={NOW}", NOW - 558)).await, first, "a range that cuts the block");
+    assert_eq!(block_calls.load(Ordering::SeqCst), 3);
+
+    for (prefix, url) in [("st:", "/api/v2/search/tags"), ("stv:", "/api/v2/search/tag/name/values")] {
+        let calls = block_calls.load(Ordering::SeqCst);
+        let answer = async || {
+            let mut answer = get(&frontend, &format!("{url}?{wide}"), &[]).await.json();
+            answer["metrics"].take();
+            answer
+        };
+        let first = answer().await;
+        assert_eq!(answer().await, first);
+        assert_eq!(block_calls.load(Ordering::SeqCst), calls + 1, "{url}");
+        let keys = maps[&CacheRole::FrontendSearch].keys();
+        assert!(keys.iter().any(|key| key.starts_with(&format!("{prefix}single-tenant:"))), "{keys:?}");
+    }
 }

@@ -414,7 +414,10 @@ mod tests {
     use super::super::side::{PRUNING_NAME, TAGS_NAME};
     use super::super::validate::{BlockObjects, check_block};
     use super::*;
+    use crate::base::clock::SystemClock;
     use crate::model::testing::arb_span_table;
+    use crate::tempodb::cache::testing::caches_of;
+    use crate::tempodb::cache::{BlockCacheSettings, CacheRole, object_key};
 
     fn new_block() -> NewBlock {
         let mut block = NewBlock::new(TenantId::parse("t").unwrap(), BlockId::random(), 30);
@@ -496,6 +499,24 @@ mod tests {
             names.iter().filter(|name| !name.starts_with("bloom-")).collect::<Vec<_>>(),
             [DATA_NAME, INDEX_NAME, META_NAME, NO_COMPACT_NAME, PRUNING_NAME, TAGS_NAME]
         );
+    }
+
+    #[tokio::test]
+    async fn bloom_filter_and_index_are_cached_as_written() {
+        let (caches, maps) = caches_of(&CacheRole::ALL);
+        let caches = Arc::new(BlockCaches::new(caches, BlockCacheSettings::default(), Arc::new(SystemClock)));
+        let (backend, block) = (Backend::new(Arc::new(InMemory::new()), ""), new_block());
+        let writer = BlockWriter::create(backend.clone(), CpuPool::new("test", 1).unwrap(), block.clone()).await.unwrap();
+        let mut writer = writer.cached_in(caches);
+        for table in tables() {
+            writer.append(table).await.unwrap();
+        }
+        let meta = writer.finish().await.unwrap();
+        assert_eq!(maps[&CacheRole::Bloom].keys().len(), meta.bloom_shards as usize);
+        for (role, name) in [(CacheRole::Bloom, bloom_name(0)), (CacheRole::TraceIdIndex, INDEX_NAME.to_owned())] {
+            let kept = maps[&role].0.lock()[&object_key(&block.tenant, block.id, &name)].clone();
+            assert_eq!(kept, read(backend.store().as_ref(), &block, &name).await);
+        }
     }
 
     #[tokio::test]
