@@ -334,5 +334,5 @@ fn the_cache_of_2x_is_used() {
     client.push(&otlp::rich_trace(&id, "legacy"));
     tempo.flush();
     // Bloom filter and index as the block is written, the footer as it is read.
-    eventually("the roles are stored", SOON, || client.trace(&id).len() > 0 && memcached.memcached_items() == 3);
+    eventually("the roles are stored", SOON, || !client.trace(&id).is_empty() && memcached.memcached_items() == 3);
 }
