@@ -107,8 +107,7 @@ distributor:
 ingest: {{embedded: {{path: {log:?}, segment_bytes: {segment_bytes}}}}}
 live_store: {timings}, shutdown_marker_dir: {own:?}, wal: {{path: {wal:?}}}}}
 storage:
-  trace: {{backend: local, local: {{path: {blocks:?}}}, wal: {{path: {storage_wal:?}}}, block: {{version: {block_version}}}, blocklist_poll: 1s}}
-  trace: {{{backend}, wal: {{path: {storage_wal:?}}}, blocklist_poll: 1s}}
+  trace: {{{backend}, wal: {{path: {storage_wal:?}}}, block: {{version: {block_version}}}, blocklist_poll: 1s}}
 overrides:
   defaults:
     ingestion: {{rate_limit_bytes: {rate_limit_bytes}, burst_size_bytes: {rate_limit_bytes}}}

@@ -368,7 +368,6 @@ async fn a_crash_at_any_operation_loses_no_flushed_row_and_doubles_none() {
 
 /// Writes rows and says so, until it is killed; started by the test below.
 #[tokio::test]
-#[ignore = "runs as the child of `a_killed_writer_loses_no_flushed_row`"]
 async fn child_writes_until_killed() {
     let Ok(path) = std::env::var("TEMPO_RS_WAL_TEST_PATH") else { return };
     let wal = open(Path::new(&path));
@@ -396,7 +395,7 @@ async fn a_killed_writer_loses_no_flushed_row() {
     for lines in [1, 4, 9] {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tempodb::wal::tests::child_writes_until_killed", "--ignored", "--nocapture"])
+            .args(["--exact", "tempodb::wal::tests::child_writes_until_killed", "--nocapture"])
             .env("TEMPO_RS_WAL_TEST_PATH", folder.path())
             .stdout(Stdio::piped())
             .spawn()

@@ -105,9 +105,9 @@ impl SlotRules {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::dedicated::{DedicatedColumn, FixedColumn};
     use super::*;
     use crate::model::strings::{Interner, StrId};
+    use crate::tempodb::block::dedicated::{DedicatedColumn, FixedColumn};
 
     #[test]
     fn repeated_keys_and_wrong_types() {
