@@ -16,12 +16,13 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::page_index::PageIndexProvider;
 use parquet::file::metadata::{
     ColumnChunkMask, ColumnChunkMetaData, FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataOptions,
-    ParquetMetaDataPushDecoder, ParquetMetaDataReader, ParquetStatisticsPolicy,
+    ParquetMetaDataPushDecoder, ParquetMetaDataReader, ParquetStatisticsPolicy, RowGroupMetaData,
 };
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::SchemaDescriptor;
 
+use super::decode::MAX_CHUNK_ENTRIES;
 use super::decode::codec::Codec;
 use super::decode::page::LeafShape;
 use super::dedicated::{DedicatedColumn, DedicatedSlot};
@@ -32,6 +33,13 @@ use crate::model::ids::TraceId;
 
 /// Bytes behind the footer: its length and the magic.
 pub(super) const TAIL_BYTES: u64 = 8;
+
+/// Values, nulls included, that a row group may have for each of its bytes. Runs of equal ones take next to nothing, but every page has its
+/// header: blocks of spans have below 20, our pages of 16 Ki nulls some 600.
+const MAX_VALUES_PER_BYTE: u64 = 2048;
+
+/// Values that any row group may have: other writers put more nulls into a page.
+const FREE_VALUES: u64 = 1 << 24;
 
 /// A leaf of the file that we know.
 #[derive(Debug, Clone)]
@@ -122,6 +130,9 @@ impl BlockFile {
         if file.metadata.row_groups().iter().any(|group| group.num_columns() != columns.len() || group.num_rows() < 0) {
             return Err(BlockReadError::Layout("a row group lacks columns"));
         }
+        if file.metadata.row_groups().iter().any(|group| claims_too_much(group, size_bytes)) {
+            return Err(BlockReadError::Layout("a row group claims more values than its bytes can hold"));
+        }
         Ok(file)
     }
 
@@ -143,7 +154,7 @@ impl BlockFile {
 
     /// Stored bytes of a row group's columns.
     pub(super) fn compressed_bytes(&self, group: usize) -> u64 {
-        self.metadata.row_groups().get(group).map_or(0, |group| group.compressed_size().max(0) as u64)
+        self.metadata.row_groups().get(group).map_or(0, stored_bytes)
     }
 
     pub(super) fn slots(&self) -> &[DedicatedSlot] {
@@ -170,7 +181,9 @@ impl BlockFile {
             Compression::LZ4 => Codec::Unsupported("compression LZ4"),
             Compression::LZ4_RAW => Codec::Unsupported("compression LZ4_RAW"),
         };
-        Ok(LeafShape { max_repetition: leaf.max_repetition, max_definition: leaf.max_definition, codec, verify })
+        // Pages that hold more than the footer says are as wrong as those beyond the limit.
+        let max_entries = self.entries(group, leaf)?.min(MAX_CHUNK_ENTRIES);
+        Ok(LeafShape { max_repetition: leaf.max_repetition, max_definition: leaf.max_definition, codec, verify, max_entries })
     }
 
     /// Bytes of a chunk's pages before compression, as the footer says.
@@ -296,7 +309,8 @@ impl BlockFile {
             let mut locations = PageLocations::default();
             for page in offsets.page_locations() {
                 let range = self.checked_range(page.offset, i64::from(page.compressed_page_size))?;
-                let row = usize::try_from(page.first_row_index).map_err(|_| BlockReadError::Layout("negative row in an offset index"))?;
+                let row = usize::try_from(page.first_row_index).ok().filter(|row| *row <= self.rows(group));
+                let row = row.ok_or(BlockReadError::Layout("a row of an offset index is not in its row group"))?;
                 locations.pages.push((range, row));
             }
             if !locations.pages.is_sorted_by_key(|(_, row)| row) {
@@ -367,6 +381,21 @@ impl BlockFile {
             DecodeResult::NeedsData(_) | DecodeResult::Finished => Err(BlockReadError::Layout("page index lies outside its range")),
         }
     }
+}
+
+/// Bytes of a row group's columns, as the footer says.
+fn stored_bytes(group: &RowGroupMetaData) -> u64 {
+    let of_chunk = |chunk: &ColumnChunkMetaData| u64::try_from(chunk.compressed_size()).unwrap_or(0);
+    group.columns().iter().map(of_chunk).fold(0, u64::saturating_add)
+}
+
+/// Whether a row group says that it has more values than its bytes can hold. What decoding allocates is in proportion to that number.
+fn claims_too_much(group: &RowGroupMetaData, size_bytes: u64) -> bool {
+    let of_chunk = |chunk: &ColumnChunkMetaData| u64::try_from(chunk.num_values()).unwrap_or(0);
+    let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+    let values = group.columns().iter().map(of_chunk).fold(rows, u64::saturating_add);
+    let bytes = stored_bytes(group).min(size_bytes);
+    values > bytes.saturating_mul(MAX_VALUES_PER_BYTE).max(FREE_VALUES)
 }
 
 /// Statistics whose bounds are in the order of the column's type.

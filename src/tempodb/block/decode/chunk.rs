@@ -9,7 +9,7 @@ use super::page::{LeafShape, next_page};
 use super::sink::Sink;
 use super::strings::Dictionary;
 use super::thrift::PageKind;
-use super::{DecodeError, MAX_CHUNK_ENTRIES, Result};
+use super::{DecodeError, Result};
 use crate::tempodb::block::selection::RowSelection;
 
 /// Consecutive pages.
@@ -57,7 +57,7 @@ pub(in crate::tempodb::block) fn decode(
                 PageKind::DataV1 | PageKind::DataV2 => {}
             }
             entries = entries.saturating_add(page.header.num_values);
-            if entries > MAX_CHUNK_ENTRIES {
+            if entries > shape.max_entries {
                 return Err(DecodeError::TooLarge("number of values of a column chunk"));
             }
             let target = match &mut levels {

@@ -24,7 +24,7 @@ mod thrift;
 mod testing;
 
 /// Level entries of one column chunk. A row group of the default size has some ten millions; run-length coding would let a few bytes claim 2^31.
-const MAX_CHUNK_ENTRIES: usize = 1 << 27;
+pub(super) const MAX_CHUNK_ENTRIES: usize = 1 << 27;
 
 /// Decompressed size of one page. Only dictionary pages, which have no limit in the format, come near.
 const MAX_PAGE_BYTES: usize = 1 << 29;

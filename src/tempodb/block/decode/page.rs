@@ -18,6 +18,8 @@ pub(in crate::tempodb::block) struct LeafShape {
     pub(in crate::tempodb::block) codec: Codec,
     /// Compare page bytes with the checksum in the header, if it has one.
     pub(in crate::tempodb::block) verify: bool,
+    /// Level entries that the pages of a chunk hold together, at most.
+    pub(in crate::tempodb::block) max_entries: usize,
 }
 
 /// A page as stored.
