@@ -8,6 +8,8 @@ mod clock;
 pub mod compaction;
 pub mod config;
 pub mod db;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod keys;
 pub mod metrics;
 pub mod poller;

@@ -19,6 +19,8 @@ mod derive;
 pub mod dictionary_cache;
 pub mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::tempodb) mod fuzz;
 mod objects;
 pub mod projection;
 pub mod prune;

@@ -23,6 +23,8 @@ mod run;
 mod manifest;
 mod cache;
 pub mod lookup;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod write;
 mod merge;
 pub mod maintain;

@@ -17,6 +17,8 @@ mod survey;
 pub mod pruning;
 pub mod tags;
 mod hash;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::tempodb) mod fuzz;
 mod container;
 pub mod store;
 mod cache;

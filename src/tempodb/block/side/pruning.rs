@@ -184,7 +184,7 @@ impl GroupSummary {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, SideError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, SideError> {
         let mut reader = ByteReader(bytes);
         let (traces, spans) = (reader.u32()?, reader.u32()?);
         let mut bounds = || Ok::<_, SideError>(Bounds { min: reader.u64()?, max: reader.u64()? });

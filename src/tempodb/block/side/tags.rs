@@ -293,7 +293,7 @@ impl BlockTags {
         Self::decode_lists(&raw)
     }
 
-    fn decode_lists(raw: &[u8]) -> Result<Self, SideError> {
+    pub(super) fn decode_lists(raw: &[u8]) -> Result<Self, SideError> {
         let mut reader = ByteReader(raw);
         let has_all_lists = reader.u8()? == 1;
         let count = reader.count(4)?;

@@ -1,0 +1,4 @@
+//! Fuzzes the header of a run of the trace filter.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tempo_rs::tempodb::fuzzing::trace_filter_header(bytes));
