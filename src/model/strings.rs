@@ -28,11 +28,13 @@ pub struct StringPool {
     bytes: Vec<u8>,
     /// `ends[i]` is the end of string `i`; string 0 is empty, so `ends[0] == 0`.
     ends: Vec<u32>,
+    /// No string is known to be here twice, because an [`Interner`] brought them all.
+    is_interned: bool,
 }
 
 impl Default for StringPool {
     fn default() -> Self {
-        Self { bytes: Vec::new(), ends: vec![0] }
+        Self { bytes: Vec::new(), ends: vec![0], is_interned: true }
     }
 }
 
@@ -49,11 +51,21 @@ impl StringPool {
         String::from_utf8_lossy(self.get(id))
     }
 
+    /// Whether equal strings have equal ids throughout.
+    pub fn is_interned(&self) -> bool {
+        self.is_interned
+    }
+
     /// Stores `value` without looking for an equal one; the empty string gets [`StrId::EMPTY`].
     pub fn push(&mut self, value: &[u8]) -> StrId {
         if value.is_empty() {
             return StrId::EMPTY;
         }
+        self.is_interned = false;
+        self.push_new(value)
+    }
+
+    fn push_new(&mut self, value: &[u8]) -> StrId {
         let id = StrId(u32::try_from(self.ends.len()).expect("a pool holds less than 2^32 strings"));
         self.bytes.extend_from_slice(value);
         self.ends.push(u32::try_from(self.bytes.len()).expect("a pool holds less than 4 GiB"));
@@ -68,6 +80,7 @@ impl StringPool {
         u32::try_from(self.bytes.len() + bytes.len()).ok()?;
         u32::try_from(self.ends.len() + ends.len()).ok()?;
         let first = StrId(self.ends.len() as u32);
+        self.is_interned = false;
         self.bytes.extend_from_slice(bytes);
         self.ends.extend(ends.iter().map(|end| base + end));
         Some(first)
@@ -123,8 +136,22 @@ impl AddString for Interner {
 #[derive(Debug, Clone, Default)]
 pub struct Interner {
     pool: StringPool,
-    table: HashTable<u32>,
+    table: HashTable<Entry>,
     hasher: FixedState,
+}
+
+/// A string with its hash, so that neither growing the table nor passing over another string has to look at the pool.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    hash: u32,
+    id: StrId,
+}
+
+impl Entry {
+    /// Spreads the hash over the bits that the table looks at: the lowest and the highest.
+    fn table_hash(self) -> u64 {
+        u64::from(self.hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 impl Interner {
@@ -132,15 +159,13 @@ impl Interner {
         if value.is_empty() {
             return StrId::EMPTY;
         }
-        let hash = self.hasher.hash_one(value);
-        let pool = &self.pool;
-        if let Some(&id) = self.table.find(hash, |&id| pool.get(StrId(id)) == value) {
-            return StrId(id);
+        let hash = self.hasher.hash_one(value) as u32;
+        if let Some(id) = self.find_hashed(hash, value) {
+            return id;
         }
-        let id = self.pool.push(value);
-        let (pool, hasher) = (&self.pool, &self.hasher);
-        self.table.insert_unique(hash, id.0, |&id| hasher.hash_one(pool.get(StrId(id))));
-        id
+        let entry = Entry { hash, id: self.pool.push_new(value) };
+        self.table.insert_unique(entry.table_hash(), entry, |entry| entry.table_hash());
+        entry.id
     }
 
     /// Returns the id of `value` if it was interned.
@@ -148,7 +173,13 @@ impl Interner {
         if value.is_empty() {
             return Some(StrId::EMPTY);
         }
-        self.table.find(self.hasher.hash_one(value), |&id| self.pool.get(StrId(id)) == value).map(|&id| StrId(id))
+        self.find_hashed(self.hasher.hash_one(value) as u32, value)
+    }
+
+    fn find_hashed(&self, hash: u32, value: &[u8]) -> Option<StrId> {
+        let wanted = Entry { hash, id: StrId::EMPTY };
+        let is_wanted = |entry: &Entry| entry.hash == hash && self.pool.get(entry.id) == value;
+        self.table.find(wanted.table_hash(), is_wanted).map(|entry| entry.id)
     }
 
     pub fn pool(&self) -> &StringPool {
@@ -161,7 +192,7 @@ impl Interner {
 
     /// Heap bytes held.
     pub fn memory_bytes(&self) -> usize {
-        self.pool.memory_bytes() + self.table.capacity() * (size_of::<u32>() + 1)
+        self.pool.memory_bytes() + self.table.capacity() * (size_of::<Entry>() + 1)
     }
 }
 
@@ -175,6 +206,7 @@ mod tests {
         pool.push(b"x");
         let first = pool.push_block(b"abc", &[1, 1, 3]).unwrap();
         let strings: Vec<_> = (first.0..first.0 + 3).map(|id| pool.get(StrId(id))).collect();
+        assert!(!pool.is_interned());
         assert_eq!(strings, [&b"a"[..], b"", b"bc"]);
     }
 
@@ -189,5 +221,6 @@ mod tests {
         assert_eq!(interner.pool().get(b), b"b\xff");
         assert_eq!(interner.find(b"missing"), None);
         assert_eq!(interner.pool().len(), 3);
+        assert!(interner.into_pool().is_interned());
     }
 }

@@ -77,23 +77,37 @@ pub(super) fn decode_levels(bytes: &[u8], max: u8, count: usize, out: &mut Vec<u
     if too_high { Err(DecodeError::Corrupt("level")) } else { Ok(()) }
 }
 
-/// Spreads 8 fields of `width` bits to 8 bytes at a time.
 fn unpack_levels(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u8>) {
+    match width {
+        1 => unpack_levels_of::<1>(bytes, count, out),
+        2 => unpack_levels_of::<2>(bytes, count, out),
+        _ => unpack_levels_of::<3>(bytes, count, out),
+    }
+}
+
+/// Spreads 8 fields of `W` bits to 8 bytes at a time.
+fn unpack_levels_of<const W: usize>(bytes: &[u8], count: usize, out: &mut Vec<u8>) {
     let end = out.len() + count;
-    let byte_mask = u64::from_le_bytes([(1_u8 << width) - 1; 8]);
-    let (half, quarter) = (((1_u64 << (4 * width)) - 1) * 0x1_0000_0001, ((1_u64 << (2 * width)) - 1) * 0x1_0001_0001_0001);
+    let byte_mask = u64::from_le_bytes([(1_u8 << W) - 1; 8]);
+    let (half, quarter) = (((1_u64 << (4 * W)) - 1) * 0x1_0000_0001, ((1_u64 << (2 * W)) - 1) * 0x1_0001_0001_0001);
     let start = out.len();
     out.resize(start + count.next_multiple_of(8), 0);
-    let groups = bytes.chunks(width as usize);
-    for (group, to) in groups.zip(out.get_mut(start..).unwrap_or_default().as_chunks_mut::<8>().0) {
-        let mut x = 0_u64;
-        for (at, &byte) in group.iter().enumerate() {
-            x |= u64::from(byte) << (8 * at);
-        }
-        x = (x | x << (32 - 4 * width)) & half;
-        x = (x | x << (16 - 2 * width)) & quarter;
-        x = (x | x << (8 - width)) & byte_mask;
-        *to = x.to_le_bytes();
+    let spread = |group: &[u8; W]| {
+        let mut x = group.iter().rev().fold(0_u64, |x, &byte| x << 8 | u64::from(byte));
+        x = (x | x << (32 - 4 * W)) & half;
+        x = (x | x << (16 - 2 * W)) & quarter;
+        ((x | x << (8 - W)) & byte_mask).to_le_bytes()
+    };
+    let (groups, rest) = bytes.as_chunks::<W>();
+    let (slots, _) = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<8>();
+    let mut slots = slots.iter_mut();
+    for (to, group) in slots.by_ref().zip(groups) {
+        *to = spread(group);
+    }
+    if let Some(to) = slots.next() {
+        let mut last = [0; W];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        *to = spread(&last);
     }
     out.truncate(end);
 }

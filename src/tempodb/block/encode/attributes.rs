@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(split.general, [1, 5, 7]);
         assert_eq!(split.slot(Column::Dedicated(DedicatedScope::Span, DedicatedKind::String, 1)), [(0, 2), (2, 6)]);
         assert_eq!(split.slot(Column::Dedicated(DedicatedScope::Span, DedicatedKind::Int, 1)), [(0, 3)]);
-        assert_eq!(split.keys.def, [1, 1, 1]);
+        assert_eq!(**split.keys.def, [1, 1, 1]);
 
         let split = SplitAttrs::new(&attrs, &owners, None, &schema, &Strings::new(pool));
         assert_eq!(split.general.len(), attrs.keys.len());

@@ -61,8 +61,8 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     for PageRange { rows, values: range } in ranges {
         let entries = structure.row_starts[rows.start] as usize..structure.row_starts[rows.end] as usize;
         body.clear();
-        put_levels(&structure.rep[entries.clone()], structure.max_rep, &mut body);
-        put_levels(&structure.def[entries.clone()], structure.max_def, &mut body);
+        put_levels(&structure.rep, entries.clone(), structure.max_rep, &mut body);
+        put_levels(&structure.def, entries.clone(), structure.max_def, &mut body);
         let encoding = values.encode(range.clone(), &mut body);
         if !encodings.contains(&encoding) {
             encodings.push(encoding);

@@ -1,53 +1,95 @@
 //! Which entries a column has: the repetition and definition levels of Dremel, one entry per value or missing value.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::{Deref, Range};
+use std::rc::Rc;
+
+use foldhash::fast::FixedState;
+
+use super::rle;
+
 /// The entries of a column or of the items of a nesting level.
 ///
 /// Invariants
 /// * `rep`, `def` have equal length; `row_starts[r] .. row_starts[r + 1]` are the entries of row `r`, never empty.
 /// * An entry with `def == max_def` holds an item or value, the n-th of these the n-th; others stand for an empty list above.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Structure {
-    pub(super) rep: Vec<u8>,
-    pub(super) def: Vec<u8>,
-    pub(super) row_starts: Vec<u32>,
+    pub(super) rep: Rc<Levels>,
+    pub(super) def: Rc<Levels>,
+    pub(super) row_starts: Rc<Vec<u32>>,
     pub(super) max_def: u8,
     pub(super) max_rep: u8,
+}
+
+/// Levels, and what runs of them look like in pages: many columns have the same levels and are cut into pages at the same rows.
+#[derive(Debug)]
+pub(super) struct Levels {
+    values: Vec<u8>,
+    /// By run and width.
+    encoded: RefCell<HashMap<(Range<usize>, u32), Vec<u8>, FixedState>>,
+}
+
+impl Levels {
+    fn new(values: Vec<u8>) -> Rc<Self> {
+        Rc::new(Self { values, encoded: RefCell::default() })
+    }
+
+    /// Appends a run of the levels in `width` bits each.
+    pub(super) fn encode(&self, run: Range<usize>, width: u32, out: &mut Vec<u8>) {
+        let mut encoded = self.encoded.borrow_mut();
+        let bytes = encoded.entry((run, width)).or_insert_with_key(|(run, width)| {
+            let mut bytes = Vec::new();
+            rle::encode(&self.values[run.clone()], *width, &mut bytes);
+            bytes
+        });
+        out.extend_from_slice(bytes);
+    }
+}
+
+impl Deref for Levels {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.values
+    }
 }
 
 impl Structure {
     /// One entry a row.
     pub(super) fn rows(count: usize) -> Self {
-        Self { rep: vec![0; count], def: vec![0; count], row_starts: (0..=count as u32).collect(), max_def: 0, max_rep: 0 }
+        let levels = Levels::new(vec![0; count]);
+        Self { rep: levels.clone(), def: levels, row_starts: Rc::new((0..=count as u32).collect()), max_def: 0, max_rep: 0 }
     }
 
     /// The entries of a repeated field in the items of this level; `count_of` tells how many elements an item has.
-    pub(super) fn repeated(&self, mut count_of: impl FnMut(usize) -> usize) -> Self {
+    pub(super) fn repeated(&self, count_of: impl FnMut(usize) -> usize) -> Self {
         let (max_def, max_rep) = (self.max_def + 1, self.max_rep + 1);
-        let capacity = self.rep.len() + self.rep.len() / 8;
-        let mut nested =
-            Self { rep: Vec::with_capacity(capacity), def: Vec::with_capacity(capacity), row_starts: Vec::new(), max_def, max_rep };
-        nested.row_starts.reserve(self.row_starts.len());
-        nested.row_starts.push(0);
-        let mut item = 0;
+        let items = self.def.iter().filter(|def| **def == self.max_def).count();
+        let counts: Vec<u32> = (0..items).map(count_of).map(|count| count as u32).collect();
+        if counts.iter().all(|count| *count <= 1) {
+            return Self { max_rep, ..self.optional(|item| counts[item] == 1) };
+        }
+        let capacity = self.rep.len() - items + counts.iter().map(|count| (*count).max(1) as usize).sum::<usize>();
+        let (mut rep, mut def) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        let mut row_starts = Vec::with_capacity(self.row_starts.len());
+        row_starts.push(0);
+        let mut counts = counts.into_iter();
         for row in self.row_starts.windows(2) {
             for entry in row[0] as usize..row[1] as usize {
-                let (rep, def) = (self.rep[entry], self.def[entry]);
-                let count = if def == self.max_def {
-                    item += 1;
-                    count_of(item - 1)
-                } else {
-                    0
-                };
-                nested.rep.push(rep);
-                nested.def.push(if count == 0 { def } else { max_def });
+                let parent_def = self.def[entry];
+                let count = if parent_def == self.max_def { counts.next().unwrap_or(0) as usize } else { 0 };
+                rep.push(self.rep[entry]);
+                def.push(if count == 0 { parent_def } else { max_def });
                 if count > 1 {
-                    nested.rep.resize(nested.rep.len() + count - 1, max_rep);
-                    nested.def.resize(nested.def.len() + count - 1, max_def);
+                    rep.resize(rep.len() + count - 1, max_rep);
+                    def.resize(def.len() + count - 1, max_def);
                 }
             }
-            nested.row_starts.push(nested.rep.len() as u32);
+            row_starts.push(rep.len() as u32);
         }
-        nested
+        Self { rep: Levels::new(rep), def: Levels::new(def), row_starts: Rc::new(row_starts), max_def, max_rep }
     }
 
     /// The entries of an optional field in the items of this level.
@@ -59,7 +101,8 @@ impl Structure {
             item += usize::from(is_item);
             def + u8::from(is_item && is_present(item - 1))
         });
-        Self { def: def.collect(), rep: self.rep.clone(), row_starts: self.row_starts.clone(), max_def, max_rep: self.max_rep }
+        let def = Levels::new(def.collect());
+        Self { def, rep: self.rep.clone(), row_starts: self.row_starts.clone(), max_def, max_rep: self.max_rep }
     }
 
     pub(super) fn row_count(&self) -> usize {
@@ -92,9 +135,9 @@ mod tests {
     fn elements_and_rows_are_told_apart() {
         let lists = Structure::rows(3).repeated(|row| [2, 0, 1][row]);
         assert_eq!(entries(&lists), [(0, 1), (1, 1), (0, 0), (0, 1)]);
-        assert_eq!(lists.row_starts, [0, 2, 3, 4]);
+        assert_eq!(*lists.row_starts, [0, 2, 3, 4]);
         let elements = lists.repeated(|list| [3, 1, 0][list]);
         assert_eq!(entries(&elements), [(0, 2), (2, 2), (2, 2), (1, 2), (0, 0), (0, 1)]);
-        assert_eq!(elements.row_starts, [0, 4, 5, 6]);
+        assert_eq!(*elements.row_starts, [0, 4, 5, 6]);
     }
 }

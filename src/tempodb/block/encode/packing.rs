@@ -19,6 +19,17 @@ pub(super) fn pack<const N: usize>(values: [u64; N], width: u32, out: &mut Vec<u
     if width == 0 {
         return;
     }
+    if N == 8 && width <= 8 {
+        let word = values.iter().rev().fold(0, |word, value| word << width | value);
+        out.extend_from_slice(&word.to_le_bytes()[..width as usize]);
+        return;
+    }
+    if N == 8 && width <= 16 {
+        let half = |values: &[u64]| values.iter().rev().fold(0u64, |word, value| word << width | value);
+        let word = u128::from(half(&values[..N / 2])) | u128::from(half(&values[N / 2..])) << (4 * width);
+        out.extend_from_slice(&word.to_le_bytes()[..width as usize]);
+        return;
+    }
     let mut pending: u128 = 0;
     let mut bits = 0;
     for value in values {

@@ -7,9 +7,12 @@
 //!
 //! Version 1 is chosen because it compresses the levels, which are two thirds of what we store before compression (block-format §3.7).
 
+use std::ops::Range;
+
 use parquet::basic::Encoding;
 
 use super::super::schema::LeafCodec;
+use super::levels::Levels;
 use super::packing::put_zigzag;
 use super::{EncodeError, rle};
 
@@ -103,13 +106,13 @@ fn put_i32_field(value: i32, out: &mut Vec<u8>) {
 }
 
 /// Appends the levels of a page, preceded by their length; nothing when all are zero by schema.
-pub(super) fn put_levels(levels: &[u8], max: u8, out: &mut Vec<u8>) {
+pub(super) fn put_levels(levels: &Levels, entries: Range<usize>, max: u8, out: &mut Vec<u8>) {
     if max == 0 {
         return;
     }
     let length_at = out.len();
     out.extend_from_slice(&[0; 4]);
-    rle::encode(levels, rle::bit_width(u32::from(max)), out);
+    levels.encode(entries, rle::bit_width(u32::from(max)), out);
     let length = (out.len() - length_at - 4) as u32;
     out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
 }

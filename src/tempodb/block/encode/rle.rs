@@ -8,8 +8,8 @@
 
 use super::packing::{pack, put_varint};
 
-/// Values of a repeated run below which packing is smaller.
-const MIN_RUN: usize = 8;
+/// Packed runs are made of so many values, and a repeated run begins where one of these would.
+const GROUP: usize = 8;
 
 /// Returns the bits needed for values up to `max`.
 pub(super) fn bit_width(max: u32) -> u32 {
@@ -20,33 +20,43 @@ pub(super) fn bit_width(max: u32) -> u32 {
 pub(super) fn encode<T: Copy + Eq + Into<u32>>(values: &[T], width: u32, out: &mut Vec<u8>) {
     let mut packed_from = 0;
     let mut at = 0;
-    while at < values.len() {
-        let value = values[at];
-        let run = values[at..].iter().take_while(|&&next| next == value).count();
-        // A packed run ends at a multiple of 8 values, so it takes the first values of this run as well.
-        let lent = (at - packed_from).next_multiple_of(8) - (at - packed_from);
-        if run >= lent + MIN_RUN {
-            put_packed(&values[packed_from..at + lent], width, out);
-            put_varint(((run - lent) as u64) << 1, out);
+    while let Some(group) = values[at..].first_chunk::<GROUP>() {
+        let value = group[0];
+        // Without `all`, which looks at one value after the other.
+        if group.iter().fold(true, |same, other| same & (*other == value)) {
+            let run = GROUP + run_length(&values[at + GROUP..], value);
+            put_packed(&values[packed_from..at], width, out);
+            put_varint((run as u64) << 1, out);
             out.extend_from_slice(&value.into().to_le_bytes()[..width.div_ceil(8) as usize]);
-            packed_from = at + run;
+            at += run;
+            packed_from = at;
+        } else {
+            at += GROUP;
         }
-        at += run;
     }
     put_packed(&values[packed_from..], width, out);
+}
+
+/// Returns how many of the first values are `value`.
+fn run_length<T: Copy + Eq>(values: &[T], value: T) -> usize {
+    const STRIDE: usize = 32;
+    let is_run = |stride: &&[T; STRIDE]| stride.iter().fold(true, |same, other| same & (*other == value));
+    let whole = values.as_chunks::<STRIDE>().0.iter().take_while(is_run).count() * STRIDE;
+    whole + values[whole..].iter().take_while(|other| **other == value).count()
 }
 
 fn put_packed<T: Copy + Into<u32>>(values: &[T], width: u32, out: &mut Vec<u8>) {
     if values.is_empty() {
         return;
     }
-    put_varint((values.len().div_ceil(8) as u64) << 1 | 1, out);
-    let (groups, rest) = values.as_chunks::<8>();
+    put_varint((values.len().div_ceil(GROUP) as u64) << 1 | 1, out);
+    out.reserve(values.len().div_ceil(GROUP) * width as usize);
+    let (groups, rest) = values.as_chunks::<GROUP>();
     for group in groups {
         pack(group.map(|value| u64::from(value.into())), width, out);
     }
     if !rest.is_empty() {
-        let mut last = [0; 8];
+        let mut last = [0; GROUP];
         for (slot, value) in last.iter_mut().zip(rest) {
             *slot = u64::from((*value).into());
         }

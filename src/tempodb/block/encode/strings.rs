@@ -1,5 +1,6 @@
 //! From string ids to dictionary codes.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
@@ -13,9 +14,8 @@ use crate::model::strings::{StrId, StringPool};
 /// look a literal up miss values.
 pub(super) struct Strings<'a> {
     pool: &'a StringPool,
-    /// The id under which a string is first found.
-    canonical: Vec<StrId>,
-    table: HashTable<StrId>,
+    /// The id under which a string is first found; `None`: every string has one id.
+    canonical: Option<Vec<StrId>>,
     /// Code of a canonical id in the dictionary under construction; [`NO_CODE`] between columns.
     codes: Vec<u32>,
 }
@@ -30,14 +30,7 @@ pub(super) struct Coded {
 
 impl<'a> Strings<'a> {
     pub(super) fn new(pool: &'a StringPool) -> Self {
-        let hasher = FixedState::default();
-        let mut table: HashTable<StrId> = HashTable::with_capacity(pool.len());
-        let mut canonical = Vec::with_capacity(pool.len());
-        for (id, value) in pool.iter() {
-            let entry = table.entry(hasher.hash_one(value), |other| pool.get(*other) == value, |other| hasher.hash_one(pool.get(*other)));
-            canonical.push(*entry.or_insert(id).get());
-        }
-        Self { pool, canonical, table, codes: vec![NO_CODE; pool.len()] }
+        Self { pool, canonical: (!pool.is_interned()).then(|| canonical_ids(pool)), codes: vec![NO_CODE; pool.len()] }
     }
 
     pub(super) fn get(&self, id: StrId) -> &'a [u8] {
@@ -46,20 +39,16 @@ impl<'a> Strings<'a> {
 
     /// Returns a table over all ids that holds `value` at every id of a named string, `T::default()` elsewhere.
     pub(super) fn table_of<T: Copy + Default>(&self, named: impl Iterator<Item = (&'a str, T)>) -> Vec<T> {
-        let hasher = FixedState::default();
-        let mut by_canonical = vec![T::default(); self.pool.len()];
-        for (name, value) in named {
-            if let Some(id) = self.table.find(hasher.hash_one(name.as_bytes()), |id| self.pool.get(*id) == name.as_bytes()) {
-                by_canonical[id.index()] = value;
-            }
-        }
-        self.canonical.iter().map(|id| by_canonical[id.index()]).collect()
+        let named: HashMap<&[u8], T, FixedState> = named.map(|(name, value)| (name.as_bytes(), value)).collect();
+        let longest = named.keys().map(|name| name.len()).max().unwrap_or(0);
+        let of_text = |text: &[u8]| if text.len() > longest { T::default() } else { named.get(text).copied().unwrap_or_default() };
+        self.pool.iter().map(|(_, text)| of_text(text)).collect()
     }
 
     pub(super) fn encode(&mut self, values: &[StrId]) -> Coded {
         let mut dictionary = Vec::new();
         let codes = values.iter().map(|id| {
-            let id = self.canonical[id.index()];
+            let id = self.canonical.as_ref().map_or(*id, |canonical| canonical[id.index()]);
             let code = &mut self.codes[id.index()];
             if *code == NO_CODE {
                 *code = dictionary.len() as u32;
@@ -73,6 +62,17 @@ impl<'a> Strings<'a> {
         }
         Coded { codes, dictionary }
     }
+}
+
+/// Returns for each id the first one with the same string.
+fn canonical_ids(pool: &StringPool) -> Vec<StrId> {
+    let hasher = FixedState::default();
+    let mut table: HashTable<StrId> = HashTable::with_capacity(pool.len());
+    let ids = pool.iter().map(|(id, value)| {
+        let entry = table.entry(hasher.hash_one(value), |other| pool.get(*other) == value, |other| hasher.hash_one(pool.get(*other)));
+        *entry.or_insert(id).get()
+    });
+    ids.collect()
 }
 
 #[cfg(test)]

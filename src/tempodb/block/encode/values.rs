@@ -286,7 +286,7 @@ impl<'a> ColumnValues for CodedStrings<'a> {
 
     fn size_bytes(&self, values: Range<usize>) -> usize {
         let codes = &self.codes[values];
-        if codes.iter().all(|&code| (code as usize) < self.in_dictionary) {
+        if self.in_dictionary == self.strings.len() || codes.iter().all(|&code| (code as usize) < self.in_dictionary) {
             return codes.len() * super::rle::bit_width(self.in_dictionary as u32) as usize / 8;
         }
         codes.iter().map(|&code| self.strings[code as usize].len() + 4).sum()
