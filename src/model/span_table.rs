@@ -217,6 +217,11 @@ impl Offsets {
         self.0[owner] as usize..self.0[owner + 1] as usize
     }
 
+    /// Returns the run of neighbouring owners together.
+    pub fn range_of_all(&self, owners: Range<usize>) -> Range<usize> {
+        self.0[owners.start] as usize..self.0[owners.end] as usize
+    }
+
     /// Closes the current owner: its run ends before item `end` of the next level.
     pub fn push_end(&mut self, end: usize) {
         debug_assert!(end >= self.total(), "runs do not overlap");
@@ -266,14 +271,12 @@ impl SpanTable {
 
     /// Returns the spans of trace `row`; they are contiguous.
     pub fn spans_of_trace(&self, row: usize) -> Range<usize> {
-        let scopes = self.scopes_of_trace(row);
-        self.scopes.spans.bounds()[scopes.start] as usize..self.scopes.spans.bounds()[scopes.end] as usize
+        self.scopes.spans.range_of_all(self.scopes_of_trace(row))
     }
 
     /// Returns the scopes of trace `row`; they are contiguous.
     pub fn scopes_of_trace(&self, row: usize) -> Range<usize> {
-        let resources = self.traces.resources.range(row);
-        self.resources.scopes.bounds()[resources.start] as usize..self.resources.scopes.bounds()[resources.end] as usize
+        self.resources.scopes.range_of_all(self.traces.resources.range(row))
     }
 
     /// Returns the end time of `span`, wrapping as it came in.

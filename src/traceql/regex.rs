@@ -17,6 +17,12 @@ const MAX_COMPILED_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
 
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
 /// The pattern is no regular expression, or compiles to more than [`MAX_COMPILED_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid regex")]
@@ -27,12 +33,52 @@ impl Pattern {
         let translated = translate(pattern)?;
         // The bare text must compile by itself, so that `a)(b` is refused.
         regex_syntax_ok(&translated)?;
-        build(&format!("^(?s:{translated})$")).map(Self)
+        let (start, searched, end) = unanchored(&translated);
+        build(&format!("{start}(?s:{searched}){end}")).map(Self)
     }
 
     pub fn is_match(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
+
+    /// Whether `text`, with invalid UTF-8 replaced, matches.
+    pub fn is_match_lossy(&self, text: &[u8]) -> bool {
+        self.0.is_match(&String::from_utf8_lossy(text))
+    }
+}
+
+/// Takes `.*` off both ends of a translated pattern, each with its anchor: what is left is searched anywhere, most often by its literals alone.
+/// Returns the anchors around it.
+fn unanchored(translated: &str) -> (&'static str, &str, &'static str) {
+    // Alternatives reach to the ends, and flags change what `.` means.
+    let has_flags = translated.match_indices("(?").any(|(at, _)| !translated[at..].starts_with("(?:"));
+    if has_flags || has_alternatives(translated) {
+        return ("^", translated, "$");
+    }
+    let (start, rest) = match translated.strip_prefix(".*") {
+        Some(rest) if !rest.starts_with('?') => ("", rest),
+        _ => ("^", translated),
+    };
+    match rest.strip_suffix(".*") {
+        Some(searched) if !searched.ends_with('\\') => (start, searched, ""),
+        _ => (start, rest, "$"),
+    }
+}
+
+/// Whether a translated pattern has a `|` outside of groups. In classes, such characters are escaped by now.
+fn has_alternatives(translated: &str) -> bool {
+    let mut depth = 0_usize;
+    let mut bytes = translated.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            b'|' if depth == 0 => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 fn build(pattern: &str) -> Result<Regex, InvalidPattern> {
@@ -313,6 +359,36 @@ mod tests {
         ];
         for (pattern, text, expected) in cases {
             assert_eq!(Pattern::compile(pattern).map(|p| p.is_match(text)), Ok(*expected), "{pattern} on {text}");
+        }
+    }
+
+    #[test]
+    fn open_ends_are_searched_without_anchors() {
+        let cases = [
+            (".*a.*", ("", "a", "")),
+            ("a.*", ("^", "a", "")),
+            (".*a", ("", "a", "$")),
+            (".*", ("", "", "$")),
+            (".*(a|b).*", ("", "(a|b)", "")),
+            (".*(?:a|b).*", ("", "(?:a|b)", "")),
+            (".*[|(].*", ("", r"[\x{7c}\x{28}]", "")),
+            (".*a|b.*", ("^", ".*a|b.*", "$")),
+            (".*?a", ("^", ".*?a", "$")),
+            (r"a\.*", ("^", r"a\.*", "$")),
+            ("(?-s)a.*", ("^", "(?-s)a.*", "$")),
+        ];
+        for (pattern, expected) in cases {
+            assert_eq!(unanchored(&translate(pattern).unwrap()), expected, "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn taking_off_open_ends_changes_nothing(pattern in r"(\.\*|a|b|\||\(a\|b\)|\[ab\]|\\|\?|\^|\$){1,8}", text in "[ab\n.\\\\]{0,6}") {
+            if let (Ok(pattern), Ok(translated)) = (Pattern::compile(&pattern), translate(&pattern)) {
+                let anchored = build(&format!("^(?s:{translated})$")).unwrap();
+                prop_assert_eq!(pattern.is_match(&text), anchored.is_match(&text));
+            }
         }
     }
 

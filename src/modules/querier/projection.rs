@@ -1,5 +1,7 @@
 //! Which row groups need not be decoded for a query, and which rows of the others.
 
+use std::sync::Arc;
+
 use crate::base::cpu_pool::CpuPool;
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::prune::{IntColumn, Range, StringColumn};
@@ -45,12 +47,12 @@ async fn strings_may_match(
     meter: &ReadMeter,
     cpu: &CpuPool,
 ) -> Result<bool, BlockReadError> {
-    let FetchTest::Strings(wanted) = &condition.test else { return Ok(true) };
+    let Some(test) = text_test(&condition.test) else { return Ok(true) };
     for column in string_columns(&condition.target) {
         let Some(column) = column else { return Ok(true) };
         let probe = reader.fetch_string_probe(group, &column, meter).await?;
-        let wanted = wanted.clone();
-        let job = move || probe.may_contain(&|value: &[u8]| wanted.iter().any(|wanted| is_same(wanted.as_bytes(), value)));
+        let test = Arc::clone(&test);
+        let job = move || probe.may_contain(&*test);
         // A pool that fails will say so when the row group is decoded.
         if cpu.run("probe_dictionary", job).await.unwrap_or(Ok(true))? {
             return Ok(true);
@@ -68,12 +70,11 @@ pub(super) async fn candidate_rows(
     cpu: &CpuPool,
 ) -> Result<Option<RowSelection>, BlockReadError> {
     for condition in &spec.conditions {
-        let FetchTest::Strings(wanted) = &condition.test else { continue };
+        let Some(test) = text_test(&condition.test) else { continue };
         let columns: Vec<_> = string_columns(&condition.target).into_iter().collect();
         let [Some(column)] = columns.as_slice() else { continue };
         let Some(candidates) = reader.fetch_candidates(group, column, meter).await? else { continue };
-        let wanted = wanted.clone();
-        let job = move || candidates.rows(&|value: &[u8]| wanted.iter().any(|wanted| is_same(wanted.as_bytes(), value)));
+        let job = move || candidates.rows(&*test);
         // A pool that fails will say so when the row group is decoded.
         let Ok(rows) = cpu.run("find_candidate_rows", job).await else { continue };
         let rows = rows?;
@@ -82,6 +83,21 @@ pub(super) async fn candidate_rows(
         }
     }
     Ok(None)
+}
+
+/// Returns what a string must pass; `None` for tests of other things.
+fn text_test(test: &FetchTest) -> Option<Arc<dyn Fn(&[u8]) -> bool + Send + Sync>> {
+    match test {
+        FetchTest::Strings(wanted) => {
+            let wanted = wanted.clone();
+            Some(Arc::new(move |value| wanted.iter().any(|wanted| is_same(wanted.as_bytes(), value))))
+        }
+        FetchTest::Patterns(patterns) => {
+            let patterns = patterns.clone();
+            Some(Arc::new(move |value| patterns.iter().any(|pattern| pattern.is_match_lossy(value))))
+        }
+        FetchTest::Numbers(_) | FetchTest::TraceIds(_) | FetchTest::Present => None,
+    }
 }
 
 /// Compares a literal with one of very many strings, most of which are as long but end differently: ids, numbers, paths.

@@ -79,7 +79,7 @@ fn probe_of(condition: &FetchCondition) -> Option<Probe> {
                 Some(if wanted.start() == wanted.end() { Probe::number(scope, key, *wanted.start()) } else { Probe::key(scope, key) })
             })),
         },
-        FetchTest::Present => any(keys_of(target)?.into_iter().map(|(scope, key)| Some(Probe::key(scope, key)))),
+        FetchTest::Present | FetchTest::Patterns(_) => any(keys_of(target)?.into_iter().map(|(scope, key)| Some(Probe::key(scope, key)))),
         FetchTest::TraceIds(_) => None,
     }
 }

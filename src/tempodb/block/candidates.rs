@@ -17,7 +17,11 @@ use super::prune::{StringColumn, slots_of};
 use super::read::{BlockReader, ReadMeter};
 use super::schema::{AttrPart, Column};
 use super::selection::RowSelection;
+use crate::base::bitset::Bitset;
 use crate::tempodb::block::dedicated::DedicatedKind;
+
+/// Different values beyond which next to every page is taken to hold one.
+const MAX_VALUES: usize = 512;
 
 /// The fetched values of an attribute column, not decoded yet.
 #[derive(Debug)]
@@ -63,9 +67,15 @@ impl BlockReader {
 }
 
 impl Candidates {
-    /// Returns the rows of the pages that hold a value which satisfies `test`. CPU-bound.
+    /// Returns the rows of the pages that hold a value which satisfies `test`; all when many values do. CPU-bound.
     pub fn rows(&self, test: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<RowSelection, BlockReadError> {
-        let codes: Vec<u32> = (0..).zip(self.dictionary.iter()).filter(|(_, value)| test(value)).map(|(code, _)| code).collect();
+        let passing = self.dictionary.iter().enumerate().filter(|(_, value)| test(value)).map(|(code, _)| code);
+        let passing: Vec<usize> = passing.take(MAX_VALUES + 1).collect();
+        if passing.len() > MAX_VALUES {
+            return Ok(RowSelection::from_range(0..self.pages.last().map_or(0, |(rows, _)| rows.end)));
+        }
+        let mut is_passing = Bitset::new(self.dictionary.len());
+        passing.into_iter().for_each(|code| is_passing.insert(code));
         let shape = self.file.shape(self.group, &self.leaf, self.verify)?;
         let mut scratch = Scratch::default();
         let mut rows = Vec::new();
@@ -73,7 +83,9 @@ impl Candidates {
             let mut values = StrColumn::with_dictionary(Some(Arc::clone(&self.dictionary)));
             let page = [Pages { first_row: Some(page_rows.start), bytes: bytes.clone() }];
             decode(&shape, &page, None, None, &mut values, &mut scratch).map_err(|cause| column_error(&self.leaf, self.group, cause))?;
-            if values.codes().iter().any(|code| codes.contains(code)) {
+            // Codes are foreign: a value that is not in the dictionary after all may have any.
+            let passes = |code: &u32| (*code as usize) < is_passing.len() && is_passing.contains(*code as usize);
+            if values.codes().iter().any(passes) {
                 rows.push(page_rows.clone());
             }
         }
@@ -144,6 +156,8 @@ mod tests {
         }
         let everybody = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value == b"red").unwrap();
         assert_eq!(everybody, RowSelection::from_range(0..TRACES));
+        let many = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value.starts_with(b"u-1")).unwrap();
+        assert_eq!(many, RowSelection::from_range(0..TRACES));
         let nobody = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value == b"u-x").unwrap();
         assert!(nobody.is_empty());
     }

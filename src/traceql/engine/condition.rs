@@ -76,7 +76,6 @@ impl Condition {
 
     /// Whether `text` passes.
     pub(super) fn accepts_text(&self, text: &[u8]) -> bool {
-        let lossy = || String::from_utf8_lossy(text);
         match self {
             Self::Compare(op, Static::String(literal)) => {
                 let literal = literal.as_bytes();
@@ -93,10 +92,7 @@ impl Condition {
                 let mut strings = literals.iter().filter_map(as_text).peekable();
                 strings.peek().is_some() && strings.any(|literal| text == literal.as_bytes()) == *wanted
             }
-            Self::Matches { patterns, wanted } => {
-                let text = lossy();
-                patterns.iter().any(|pattern| pattern.is_match(&text)) == *wanted
-            }
+            Self::Matches { patterns, wanted } => patterns.iter().any(|pattern| pattern.is_match_lossy(text)) == *wanted,
             Self::Exists => true,
             Self::Compare(_, _) | Self::Missing => false,
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::model::ids::TraceId;
 
 use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic};
+use crate::traceql::regex::Pattern;
 use crate::traceql::types::Static;
 
 /// The parts of a table that one pass over a row group needs. Trace ids and the offsets down to spans are always needed.
@@ -165,6 +166,8 @@ pub enum AttributeLevel {
 pub enum FetchTest {
     /// A string, or a string element of an array, that equals one of these.
     Strings(Vec<Arc<str>>),
+    /// A string, or a string element of an array, that matches one of these.
+    Patterns(Vec<Pattern>),
     /// For columns: the stored number lies within (OTLP numbers of kind and status, nanoseconds as `i64`). For attributes: an integer or a
     /// float, or such an element, lies within; `i64::MIN` and `i64::MAX` mean no bound for floats.
     Numbers(RangeInclusive<i64>),

@@ -72,7 +72,7 @@ fn of_test(test: &Test) -> Option<FetchCondition> {
             };
             let test = of_value(&test.condition)?;
             // A service name that is no string is not in the column, and an absent one is there all the same.
-            if is_service && !matches!(test, FetchTest::Strings(_)) {
+            if is_service && !matches!(test, FetchTest::Strings(_) | FetchTest::Patterns(_)) {
                 return None;
             }
             Some(FetchCondition { target, test })
@@ -87,7 +87,7 @@ fn of_value(condition: &Condition) -> Option<FetchTest> {
         Condition::Compare(ComparisonOp::Eq, Static::Int(literal)) => Some(FetchTest::Numbers(*literal..=*literal)),
         Condition::Compare(ComparisonOp::Lt | ComparisonOp::Le, Static::Int(literal)) => Some(FetchTest::Numbers(i64::MIN..=*literal)),
         Condition::Compare(ComparisonOp::Gt | ComparisonOp::Ge, Static::Int(literal)) => Some(FetchTest::Numbers(*literal..=i64::MAX)),
-        _ => exact_texts(condition).map(FetchTest::Strings).or(Some(FetchTest::Present)),
+        _ => of_text(condition).or(Some(FetchTest::Present)),
     }
 }
 
@@ -99,7 +99,7 @@ fn of_column(intrinsic: Intrinsic, condition: &Condition) -> Option<FetchTest> {
         | Intrinsic::RootServiceName
         | Intrinsic::EventName
         | Intrinsic::InstrumentationName
-        | Intrinsic::InstrumentationVersion => exact_texts(condition).map(FetchTest::Strings),
+        | Intrinsic::InstrumentationVersion => of_text(condition),
         Intrinsic::Status | Intrinsic::Kind => match condition {
             Condition::Compare(ComparisonOp::Eq, Static::Status(status)) => exactly(i64::from(status.to_otlp())),
             Condition::Compare(ComparisonOp::Eq, Static::Kind(kind)) => exactly(i64::from(kind.to_otlp())),
@@ -119,6 +119,13 @@ fn of_column(intrinsic: Intrinsic, condition: &Condition) -> Option<FetchTest> {
         | Intrinsic::LinkSpanId
         | Intrinsic::TraceId
         | Intrinsic::Parent => None,
+    }
+}
+
+fn of_text(condition: &Condition) -> Option<FetchTest> {
+    match condition {
+        Condition::Matches { patterns, wanted: true } => Some(FetchTest::Patterns(patterns.clone())),
+        _ => exact_texts(condition).map(FetchTest::Strings),
     }
 }
 
