@@ -23,12 +23,14 @@ pub(super) struct Structure {
     pub(super) max_rep: u8,
 }
 
+/// By run and width.
+type EncodedRuns = HashMap<(Range<usize>, u32), Vec<u8>, FixedState>;
+
 /// Levels, and what runs of them look like in pages: many columns have the same levels and are cut into pages at the same rows.
 #[derive(Debug)]
 pub(super) struct Levels {
     values: Vec<u8>,
-    /// By run and width.
-    encoded: RefCell<HashMap<(Range<usize>, u32), Vec<u8>, FixedState>>,
+    encoded: RefCell<EncodedRuns>,
 }
 
 impl Levels {
