@@ -85,8 +85,11 @@ pub(super) async fn candidate_rows(
     Ok(None)
 }
 
+/// Whether a string passes.
+type TextTest = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
 /// Returns what a string must pass; `None` for tests of other things.
-fn text_test(test: &FetchTest) -> Option<Arc<dyn Fn(&[u8]) -> bool + Send + Sync>> {
+fn text_test(test: &FetchTest) -> Option<TextTest> {
     match test {
         FetchTest::Strings(wanted) => {
             let wanted = wanted.clone();
