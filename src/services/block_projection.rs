@@ -60,6 +60,7 @@ fn add_column(projection: &mut Projection, column: FetchColumn) {
         FetchColumn::SpanDuration => spans.duration = true,
         FetchColumn::StatusCode => spans.status_code = true,
         FetchColumn::StatusMessage => spans.status_message = true,
+        FetchColumn::TraceState => spans.trace_state = true,
         FetchColumn::EventOffsets => events.offsets = true,
         FetchColumn::LinkOffsets => links.offsets = true,
         FetchColumn::EventName => events.name = true,

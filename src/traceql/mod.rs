@@ -21,6 +21,7 @@ pub mod autocomplete;
 pub mod result;
 pub mod tags;
 pub mod engine;
+pub mod metrics;
 #[cfg(test)]
 mod testing;
 

@@ -26,6 +26,7 @@ pub mod projection;
 mod pruning;
 mod scan;
 mod shown;
+pub(in crate::traceql) mod source;
 mod tags;
 mod value;
 
@@ -58,6 +59,10 @@ pub enum EngineError {
     Unsupported(&'static str),
     #[error("spanset operators are not supported for multiple spansets per trace. consider using coalesce()")]
     MultipleSpansets,
+    #[error("step is too small: a query may have {0} intervals")]
+    TooManyIntervals(usize),
+    #[error("not a metrics query")]
+    NotMetrics,
     #[error("query was cancelled")]
     Cancelled,
 }
@@ -66,7 +71,7 @@ impl EngineError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Unsupported(_) => ErrorClass::Unsupported,
-            Self::MultipleSpansets => ErrorClass::Invalid,
+            Self::MultipleSpansets | Self::TooManyIntervals(_) | Self::NotMetrics => ErrorClass::Invalid,
             Self::Cancelled => ErrorClass::Cancelled,
         }
     }

@@ -227,7 +227,7 @@ impl Run<'_, '_> {
         }
     }
 
-    fn members(&self, sets: &[SpanSet]) -> Bitset {
+    pub(super) fn members(&self, sets: &[SpanSet]) -> Bitset {
         let mut members = Bitset::new(self.evaluator.table.span_count());
         sets.iter().flat_map(|set| &set.spans).for_each(|span| members.insert(*span as usize));
         members

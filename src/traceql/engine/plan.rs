@@ -122,7 +122,7 @@ impl Plan {
 }
 
 impl Spansets {
-    fn is_never(&self) -> bool {
+    pub(super) fn is_never(&self) -> bool {
         match self {
             Self::Filter(node) => matches!(node, Node::Const(false)),
             Self::Join { op: Join::And, lhs, rhs } => lhs.is_never() || rhs.is_never(),
@@ -156,7 +156,7 @@ impl Scalar {
     }
 }
 
-fn visit_stages(stages: &[PlanStage], visit: &mut dyn FnMut(&Attribute, Option<&Condition>)) {
+pub(super) fn visit_stages(stages: &[PlanStage], visit: &mut dyn FnMut(&Attribute, Option<&Condition>)) {
     for stage in stages {
         match stage {
             PlanStage::Spansets(spansets) => spansets.visit(visit),
@@ -172,7 +172,7 @@ fn visit_stages(stages: &[PlanStage], visit: &mut dyn FnMut(&Attribute, Option<&
     }
 }
 
-fn stages(pipeline: &Pipeline) -> Result<Vec<PlanStage>, EngineError> {
+pub(super) fn stages(pipeline: &Pipeline) -> Result<Vec<PlanStage>, EngineError> {
     let mut stages = Vec::with_capacity(pipeline.stages.len());
     for stage in &pipeline.stages {
         match stage {
@@ -224,7 +224,7 @@ fn plan_aggregate(aggregate: &Aggregate) -> PlanAggregate {
 }
 
 /// Calls `visit` for the attributes of all `select` stages.
-fn selected(pipeline: &Pipeline, visit: &mut dyn FnMut(&Attribute)) {
+pub(super) fn selected(pipeline: &Pipeline, visit: &mut dyn FnMut(&Attribute)) {
     fn in_spansets(expr: &SpansetExpr, visit: &mut dyn FnMut(&Attribute)) {
         match expr {
             SpansetExpr::Filter(_) => {}

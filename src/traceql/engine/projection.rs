@@ -51,6 +51,7 @@ pub enum FetchColumn {
     SpanDuration,
     StatusCode,
     StatusMessage,
+    TraceState,
     /// Only the offsets from spans to events and links.
     EventOffsets,
     LinkOffsets,

@@ -35,6 +35,7 @@ pub(super) fn project(table: &SpanTable, fetch: &FetchSpec) -> SpanTable {
     clear!(SpanDuration: out.spans.duration_nanos);
     clear!(StatusCode: out.spans.status_code);
     clear!(StatusMessage: out.spans.status_message);
+    clear!(TraceState: out.spans.trace_state);
     clear!(EventName: out.events.name);
     clear!(EventTime: out.events.time_since_start_nanos);
     clear!(LinkTraceId: out.links.trace_id);
