@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn responses_order_by_count_name_and_text() {
-        let mut all = vec![
+        let mut all = [
             labels(&[("b", Static::Int(10))]),
             labels(&[("b", Static::Int(9))]),
             labels(&[("b", Static::string("a"))]),

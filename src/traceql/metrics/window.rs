@@ -98,7 +98,7 @@ impl Window {
             return 1;
         }
         let (Some(first), Some(last)) = (self.start.checked_div(self.step), self.end.checked_div(self.step)) else { return 0 };
-        let last = if self.end % self.step == 0 { last } else { last.saturating_add(1) };
+        let last = if self.end.is_multiple_of(self.step) { last } else { last.saturating_add(1) };
         usize::try_from(last - first).unwrap_or(usize::MAX)
     }
 
