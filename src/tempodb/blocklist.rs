@@ -5,6 +5,8 @@
 //! Invariants
 //! * A block of a tenant is in at most one of the two lists.
 //! * A change made here is seen at once and survives exactly one poll: the poll may have listed the backend before the change.
+//! * Blocks that are [held](BlockList::hold) change only by calls, not by polls. Whoever writes or replaces blocks holds them, so that at every
+//!   moment the live blocks have every stored span of this process once.
 //! * A change costs the same however long the list is, but for a scan of ids; who holds an older list keeps it.
 //! * Equal lists of dedicated columns are kept once. They are by far the largest part of a meta.
 
@@ -89,6 +91,8 @@ pub struct BlockList {
 struct State {
     tenants: HashMap<TenantId, Arc<TenantBlocks>>,
     changes: HashMap<TenantId, Changes>,
+    /// Blocks that polls leave as they are, with the number of those who want it so.
+    held: HashMap<TenantId, HashMap<BlockId, usize>>,
 }
 
 /// What this process did to the blocks of a tenant since the last poll was applied.
@@ -97,6 +101,65 @@ struct Changes {
     added: Vec<Arc<BlockMeta>>,
     compacted: Vec<Arc<CompactedBlockMeta>>,
     removed: HashSet<BlockId>,
+}
+
+/// Keeps blocks as they are listed until it is dropped. See [`BlockList::hold`].
+#[derive(Debug)]
+pub struct HeldBlocks {
+    list: Arc<BlockList>,
+    tenant: TenantId,
+    blocks: Vec<BlockId>,
+}
+
+impl HeldBlocks {
+    /// Holds one more block.
+    pub fn add(&mut self, block: BlockId) {
+        *self.list.state.write().held.entry(self.tenant.clone()).or_default().entry(block).or_default() += 1;
+        self.blocks.push(block);
+    }
+
+    /// Lets some blocks be held until they are removed from the list: what the backend says of them is known to be wrong until then.
+    pub fn leave(&mut self, blocks: &[BlockId]) {
+        self.blocks.retain(|block| !blocks.contains(block));
+    }
+}
+
+impl Drop for HeldBlocks {
+    fn drop(&mut self) {
+        let mut state = self.list.state.write();
+        let Some(held) = state.held.get_mut(&self.tenant) else { return };
+        for block in &self.blocks {
+            if let Some(holders) = held.get_mut(block) {
+                *holders -= 1;
+                if *holders == 0 {
+                    held.remove(block);
+                }
+            }
+        }
+        if held.is_empty() {
+            state.held.remove(&self.tenant);
+        }
+    }
+}
+
+impl TenantBlocks {
+    /// Gives `blocks` the state that they have in `before`: live, compacted, or not there.
+    fn restore(&mut self, blocks: &[BlockId], before: &Self) {
+        self.live.remove(blocks);
+        self.compacted.remove(blocks);
+        before.live.clone().remove(blocks).into_iter().for_each(|meta| self.live.insert(meta));
+        before.compacted.clone().remove(blocks).into_iter().for_each(|compacted| self.compacted.insert(compacted));
+    }
+}
+
+impl Changes {
+    fn mark_compacted(&mut self, listed: &mut TenantBlocks, blocks: &[BlockId], now: Timestamp) {
+        let marked = listed.live.remove(blocks).into_iter();
+        let marked: Vec<_> = marked.map(|meta| Arc::new(CompactedBlockMeta { meta: (*meta).clone(), compacted_time: now })).collect();
+        marked.iter().for_each(|compacted| listed.compacted.insert(Arc::clone(compacted)));
+        self.added.retain(|meta| !blocks.contains(&meta.block_id));
+        self.compacted.extend(marked);
+    }
 }
 
 impl BlockList {
@@ -125,15 +188,33 @@ impl BlockList {
         });
     }
 
+    /// Keeps `blocks` as they are listed now, live, compacted or not at all, whatever polls find, until the returned value is dropped. Calls of
+    /// this list change them as ever. For who writes blocks, or replaces some by others: what the backend shows in the middle of it is not true.
+    pub fn hold(self: &Arc<Self>, tenant: &TenantId, blocks: &[BlockId]) -> HeldBlocks {
+        let mut held = HeldBlocks { list: Arc::clone(self), tenant: tenant.clone(), blocks: Vec::new() };
+        blocks.iter().for_each(|block| held.add(*block));
+        held
+    }
+
+    /// Lists `outputs`, which hold all spans of `inputs`, and moves these to the compacted list. Nobody sees a state between.
+    pub fn replace(&self, tenant: &TenantId, outputs: &[Arc<BlockMeta>], inputs: &[BlockId], now: Timestamp) {
+        let outputs = outputs.iter().cloned().map(|mut meta| {
+            self.share_columns(Arc::make_mut(&mut meta));
+            meta
+        });
+        let outputs: Vec<_> = outputs.collect();
+        self.change(tenant, |listed, changes| {
+            for meta in outputs {
+                listed.add(&meta);
+                changes.added.push(meta);
+            }
+            changes.mark_compacted(listed, inputs, now);
+        });
+    }
+
     /// Moves blocks from the live list to the compacted one; unknown ids are ignored.
     pub fn mark_compacted(&self, tenant: &TenantId, blocks: &[BlockId], now: Timestamp) {
-        self.change(tenant, |listed, changes| {
-            let marked = listed.live.remove(blocks).into_iter();
-            let marked: Vec<_> = marked.map(|meta| Arc::new(CompactedBlockMeta { meta: (*meta).clone(), compacted_time: now })).collect();
-            marked.iter().for_each(|compacted| listed.compacted.insert(Arc::clone(compacted)));
-            changes.added.retain(|meta| !blocks.contains(&meta.block_id));
-            changes.compacted.extend(marked);
-        });
+        self.change(tenant, |listed, changes| changes.mark_compacted(listed, blocks, now));
     }
 
     /// Forgets a block whose objects this process has deleted.
@@ -144,25 +225,35 @@ impl BlockList {
             changes.compacted.retain(|compacted| compacted.meta.block_id != block);
             changes.removed.insert(block);
         });
+        if let Some(held) = self.state.write().held.get_mut(tenant) {
+            held.remove(&block);
+        }
     }
 
     /// Replaces all lists by those of a poll, with the changes since the last one applied on top; these are then forgotten.
     pub fn apply_poll<B: Into<Arc<TenantBlocks>>>(&self, polled: HashMap<TenantId, B>) {
         let mut state = self.state.write();
         let changes = std::mem::take(&mut state.changes);
-        state.tenants = polled.into_iter().map(|(tenant, blocks)| (tenant, blocks.into())).collect();
+        let polled = polled.into_iter().map(|(tenant, blocks)| (tenant, blocks.into())).collect();
+        let before = std::mem::replace(&mut state.tenants, polled);
         for (tenant, changes) in changes {
             let blocks = Arc::make_mut(state.tenants.entry(tenant).or_default());
             changes.added.iter().for_each(|meta| blocks.add(meta));
             blocks.mark_compacted(&changes.compacted);
             blocks.remove(&changes.removed.into_iter().collect::<Vec<_>>());
         }
+        let State { tenants, held, .. } = &mut *state;
+        for (tenant, held) in held {
+            let held: Vec<BlockId> = held.keys().copied().collect();
+            let blocks = Arc::make_mut(tenants.entry(tenant.clone()).or_default());
+            blocks.restore(&held, &before.get(tenant).cloned().unwrap_or_default());
+        }
         state.tenants.retain(|_, blocks| !blocks.is_empty());
     }
 
     fn change(&self, tenant: &TenantId, change: impl FnOnce(&mut TenantBlocks, &mut Changes)) {
         let mut state = self.state.write();
-        let State { tenants, changes } = &mut *state;
+        let State { tenants, changes, .. } = &mut *state;
         let blocks = tenants.entry(tenant.clone()).or_default();
         change(Arc::make_mut(blocks), changes.entry(tenant.clone()).or_default());
         if blocks.is_empty() {
@@ -223,6 +314,46 @@ mod tests {
         assert!(list.tenants().is_empty());
         list.apply_poll(polled(&[&b]));
         assert!(list.tenants().is_empty());
+    }
+
+    #[test]
+    fn held_blocks_change_by_calls_only() {
+        let list = Arc::new(BlockList::default());
+        let (input, output, other) = (meta(), meta(), meta());
+        let compacted = |meta: &Arc<BlockMeta>| Arc::new(CompactedBlockMeta { meta: (**meta).clone(), compacted_time: unset_time() });
+        let between = || HashMap::from([(tenant(), TenantBlocks::new([Arc::clone(&output), Arc::clone(&other)], [compacted(&input)]))]);
+        list.apply_poll(polled(&[&input]));
+        let held = list.hold(&tenant(), &[input.block_id, output.block_id]);
+        list.apply_poll(between());
+        assert_eq!(live(&list), set([&input, &other]), "the output is not listed, the input still is");
+        list.replace(&tenant(), &[Arc::clone(&output)], &[input.block_id], unset_time());
+        assert_eq!(live(&list), set([&output, &other]));
+        for _ in 0..2 {
+            list.apply_poll(polled(&[&input, &other]));
+            assert_eq!(live(&list), set([&output, &other]), "a poll that lags behind");
+        }
+        drop(held);
+        list.apply_poll(polled(&[&other]));
+        assert_eq!(live(&list), set([&other]));
+        assert!(list.state.read().held.is_empty());
+    }
+
+    #[test]
+    fn blocks_that_are_left_are_held_until_they_are_removed() {
+        let list = Arc::new(BlockList::default());
+        let (input, output) = (meta(), meta());
+        list.apply_poll(polled(&[&input]));
+        let mut held = list.hold(&tenant(), &[input.block_id]);
+        held.add(output.block_id);
+        list.replace(&tenant(), &[Arc::clone(&output)], &[input.block_id], unset_time());
+        held.leave(&[input.block_id]);
+        drop(held);
+        for _ in 0..3 {
+            list.apply_poll(polled(&[&input, &output]));
+            assert_eq!(live(&list), set([&output]), "the mark is missing in the backend");
+        }
+        list.remove(&tenant(), input.block_id);
+        assert!(list.state.read().held.values().all(HashMap::is_empty));
     }
 
     #[test]

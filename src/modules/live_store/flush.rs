@@ -178,6 +178,8 @@ impl LiveStore {
         let cut = Arc::new(cut);
         // All attempts write the same objects, so that one that could not clean up behind itself leaves nothing for good.
         let block = BlockId::random();
+        // A poll may find the block before its traces leave memory.
+        let _held = self.db.block_list().hold(tenant, &[block]);
         let started = Instant::now();
         let mut pause = FIRST_RETRY_PAUSE;
         while let Err(failure) = self.write_cut(tenant, &cut, block).await {
@@ -196,11 +198,12 @@ impl LiveStore {
         true
     }
 
-    /// Writes the block of a cut, lists it, and only then lets go of the traces in memory.
+    /// Writes the block of a cut, and then lists it and lets go of the traces in memory, at once for whoever holds the state.
     async fn write_cut(&self, tenant: &TenantId, cut: &Arc<CutTraces>, block: BlockId) -> Result<(), WriteError> {
         let started = Instant::now();
         let source = Arc::clone(cut);
         let (order, growing) = self.cpu.run("order_cut", move || (source.order(), source.growing())).await?;
+        let mut written = None;
         if !order.is_empty() {
             let meta = self.write_block(tenant, cut, block, order).await?;
             counter!(names::BLOCKS_COMPLETED).increment(1);
@@ -208,9 +211,12 @@ impl LiveStore {
             histogram!(names::COMPLETION_SIZE).record(meta.size_bytes as f64);
             let seconds = started.elapsed().as_secs_f64();
             info!(%tenant, block = %meta.block_id, traces = meta.total_objects, bytes = meta.size_bytes, seconds, "block complete");
-            self.db.block_list().add(tenant, Arc::new(meta));
+            written = Some(Arc::new(meta));
         }
         let mut state = self.state.lock();
+        if let Some(meta) = written {
+            self.db.block_list().add(tenant, meta);
+        }
         if let Some(traces) = state.tenants.get_mut(tenant) {
             traces.finish_cut(cut.id, growing);
             if traces.is_empty() {

@@ -35,6 +35,7 @@ use crate::tempodb::block::projection::Projection;
 use crate::tempodb::block::read::{BlockReader, ReadMeter, ReadOptions};
 use crate::tempodb::block::scan::{RowScan, ScanLimits};
 use crate::tempodb::block::write::{BlockWriter, CompactionFlag, NewBlock, SealedBlock, WriteError};
+use crate::tempodb::blocklist::HeldBlocks;
 
 /// Decoded slices of an input: one is merged while the next is decoded.
 const SLICES_PER_INPUT: usize = 2;
@@ -92,18 +93,25 @@ impl Compactor {
     }
 
     /// Merges and writes. On return the outputs are visible; an error or a dropped call leaves none, unless it comes while metas are written.
-    pub(super) async fn run_job(&self, plan: JobPlan) -> Result<JobResult, CompactionError> {
+    /// The outputs are held in the block list, where they are not entered.
+    pub(super) async fn run_job(&self, plan: JobPlan, held: &mut HeldBlocks) -> Result<JobResult, CompactionError> {
         let backend = self.db.backend().clone();
         let mut unpublished = Unpublished { backend, tenant: plan.tenant.clone(), blocks: Vec::new() };
-        let outcome = self.write_outputs(&plan, &mut unpublished).await;
+        let outcome = self.write_outputs(&plan, &mut unpublished, held).await;
         if outcome.is_err() {
             unpublished.clear().await;
         }
         outcome
     }
 
-    async fn write_outputs(&self, plan: &JobPlan, unpublished: &mut Unpublished) -> Result<JobResult, CompactionError> {
+    async fn write_outputs(
+        &self,
+        plan: &JobPlan,
+        unpublished: &mut Unpublished,
+        held: &mut HeldBlocks,
+    ) -> Result<JobResult, CompactionError> {
         let (sealed, stats) = self.merge_inputs(plan, unpublished).await?;
+        unpublished.blocks.iter().for_each(|block| held.add(*block));
         for block in &sealed {
             check_output(self.db.backend(), &self.cpu, &plan.tenant, block).await?;
         }

@@ -31,17 +31,18 @@ impl Compactor {
     ///
     /// Cancel-safe: a dropped call has marked some of them.
     pub async fn mark_compacted(&self, tenant: &TenantId, blocks: &[BlockId]) -> Result<(), MarkFailure> {
+        let outcome = self.mark_in_backend(tenant, blocks).await;
+        let unmarked = outcome.as_ref().err().map(|failure| failure.unmarked.as_slice()).unwrap_or_default();
+        let marked: Vec<BlockId> = blocks.iter().filter(|block| !unmarked.contains(block)).copied().collect();
+        self.db.block_list().mark_compacted(tenant, &marked, timestamp(&self.clock));
+        outcome
+    }
+
+    pub(super) async fn mark_in_backend(&self, tenant: &TenantId, blocks: &[BlockId]) -> Result<(), MarkFailure> {
         let backend = self.db.backend();
         let marks = stream::iter(blocks.to_vec()).map(|block| async move { (block, mark_with_retries(backend, tenant, block).await) });
         let outcomes: Vec<_> = marks.buffer_unordered(CONCURRENCY).collect().await;
-        let (mut marked, mut failures) = (Vec::new(), Vec::new());
-        for (block, outcome) in outcomes {
-            match outcome {
-                Ok(()) => marked.push(block),
-                Err(cause) => failures.push((block, cause)),
-            }
-        }
-        self.db.block_list().mark_compacted(tenant, &marked, timestamp(&self.clock));
+        let failures: Vec<_> = outcomes.into_iter().filter_map(|(block, outcome)| Some((block, outcome.err()?))).collect();
         let unmarked: Vec<BlockId> = failures.iter().map(|(block, _)| *block).collect();
         match failures.into_iter().next() {
             Some((_, cause)) => Err(MarkFailure { unmarked, cause }),

@@ -7,7 +7,8 @@
 //! Invariants
 //! * No span is lost: an input is marked only after every output of its spans is complete and visible.
 //! * A job that fails or is dropped before its output is visible leaves no block behind; one that ends between output and marks leaves spans
-//!   twice, which every reader and the next compaction drop.
+//!   twice in the backend, which every reader and the next compaction drop. The block list of this process never has them twice: outputs take the
+//!   place of the inputs at once, and inputs that could not be marked stay out of it.
 //! * Memory is bounded by [`CompactSettings::memory_bytes`], whatever the size of blocks and traces.
 
 pub mod selector;
@@ -41,6 +42,7 @@ use crate::tempodb::block::meta::{BlockId, BlockMeta, BlockVersion, META_NAME};
 use crate::tempodb::block::projection::Projection;
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
 use crate::tempodb::block::write::{BlockTimes, NewBlock};
+use crate::tempodb::clock::timestamp;
 use crate::tempodb::db::TempoDb;
 use crate::tempodb::keys;
 use crate::tempodb::metrics as names;
@@ -286,10 +288,12 @@ impl Compactor {
         let metas: Vec<Arc<BlockMeta>> = inputs.iter().map(|input| Arc::clone(input.meta())).collect();
         progress.start(metas.iter().map(|meta| meta.size_bytes).sum());
         let plan = JobPlan { tenant: tenant.clone(), inputs, removed, output, settings: settings.clone(), progress: Arc::clone(&progress) };
-        let JobResult { outputs, stats } = self.run_job(plan).await?;
-        for meta in &outputs {
-            self.db.block_list().add(tenant, Arc::clone(meta));
-        }
+        let ids: Vec<BlockId> = metas.iter().map(|meta| meta.block_id).collect();
+        // From here until the list has changed, polls would show the spans twice, or not at all.
+        let mut held = self.db.block_list().hold(tenant, &ids);
+        let JobResult { outputs, stats } = self.run_job(plan, &mut held).await?;
+        let marked = self.mark_in_backend(tenant, &ids).await;
+        self.db.block_list().replace(tenant, &outputs, &ids, timestamp(&self.clock));
         let counters = progress.snapshot();
         let outcome = CompactionOutcome {
             bytes_written: outputs.iter().map(|meta| meta.size_bytes).sum(),
@@ -305,10 +309,12 @@ impl Compactor {
             duration: started.elapsed(),
         };
         record(tenant, &metas, &outcome);
-        let ids: Vec<BlockId> = metas.iter().map(|meta| meta.block_id).collect();
-        match self.mark_compacted(tenant, &ids).await {
+        match marked {
             Ok(()) => Ok(outcome),
-            Err(MarkFailure { unmarked, cause }) => Err(CompactionError::Unmarked { unmarked, outcome: Box::new(outcome), cause }),
+            Err(MarkFailure { unmarked, cause }) => {
+                held.leave(&unmarked);
+                Err(CompactionError::Unmarked { unmarked, outcome: Box::new(outcome), cause })
+            }
         }
     }
 }
