@@ -54,7 +54,7 @@ impl TokenKind {
     }
 }
 
-const SYMBOLS: &[&str] = &[
+pub(super) const SYMBOLS: &[&str] = &[
     ",",
     ".",
     "{",
@@ -104,7 +104,7 @@ const SYMBOLS: &[&str] = &[
     "instrumentation:",
 ];
 
-const KEYWORDS: &[&str] = &[
+pub(super) const KEYWORDS: &[&str] = &[
     "true",
     "false",
     "nil",

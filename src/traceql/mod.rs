@@ -18,6 +18,7 @@ pub mod check;
 pub mod print;
 pub mod rewrite;
 pub mod autocomplete;
+pub mod complete;
 pub mod result;
 pub mod tags;
 pub mod engine;
