@@ -31,6 +31,7 @@ pub(super) fn query_limits(overrides: Arc<Overrides>) -> LimitsOf {
         QueryLimits {
             max_bytes_per_trace: limits.global.max_bytes_per_trace,
             max_search_seconds: read.max_search_duration.to_std().as_secs(),
+            max_metrics_seconds: read.max_metrics_duration.to_std().as_secs(),
             max_bytes_per_tag_values_query: read.max_bytes_per_tag_values_query,
             max_condition_groups_per_tag_query: read.max_condition_groups_per_tag_query,
             max_blocks_per_tag_values_query: read.max_blocks_per_tag_values_query,

@@ -10,5 +10,6 @@ pub mod memberlist;
 pub mod overrides;
 pub mod ring;
 pub mod rpc;
+pub mod span_metrics;
 pub mod span_search;
 pub mod usage_report;

@@ -24,7 +24,7 @@ use super::block::read::{BlockReader, ReadMeter, ReadOptions, bloom_may_contain}
 use super::block::side::store::SideObjects;
 use super::block::side::tag_index::TagIndex;
 use super::block::write::{BlockWriter, NewBlock, WriteError};
-use super::blocklist::BlockList;
+use super::blocklist::{BlockList, TenantBlocks};
 use super::cache::{BlockCacheSettings, BlockCaches, Caches};
 use super::trace_filter::lookup::{Candidates, TraceFilters, TraceQuery};
 use super::{keys, metrics as names};
@@ -98,6 +98,11 @@ impl DbError {
     }
 }
 
+/// Returns the live ones of `blocks` that may hold data of `range`, in seconds: latest end first, then by id. Previews are left out.
+pub fn overlapping(blocks: &TenantBlocks, range: RangeInclusive<i64>) -> Vec<Arc<BlockMeta>> {
+    blocks.live.overlapping(range).filter(|meta| !is_preview(&meta.format)).cloned().collect()
+}
+
 /// All blocks of all tenants.
 pub struct TempoDb {
     backend: Backend,
@@ -162,8 +167,7 @@ impl TempoDb {
 
     /// Returns those of [`TempoDb::blocks`] that may hold data of `range`, in seconds.
     pub fn blocks_overlapping(&self, tenant: &TenantId, range: RangeInclusive<i64>) -> Vec<Arc<BlockMeta>> {
-        let blocks = self.list.blocks(tenant);
-        blocks.live.overlapping(range).filter(|meta| !is_preview(&meta.format)).cloned().collect()
+        overlapping(&self.list.blocks(tenant), range)
     }
 
     /// Whether a block must not be compacted: as the last listing of the backend showed, or asked when it did not show the block.

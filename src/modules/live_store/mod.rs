@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //! * A span is answered from memory from the moment its record is consumed until the block that holds it is in the block list; a query that
-//!   takes its snapshot here first and the block list afterwards misses nothing.
+//!   takes its snapshot here first and the block list afterwards misses nothing. While the state is locked the two never overlap.
 //! * The offset of a partition is committed only up to the first record whose spans are not in a finished block. The log is the write-ahead
 //!   log: after a crash everything behind the committed offset is consumed again.
 //! * No acknowledged span is dropped because of age, size or number; when memory runs short the live-store stops consuming.
@@ -47,6 +47,7 @@ use crate::services::ingest_log::{ConsumerGroup, Offset, PartitionId, SharedInge
 use crate::tempodb::block::bloom::BloomParams;
 use crate::tempodb::block::dedicated::DedicatedColumn;
 use crate::tempodb::block::meta::BlockVersion;
+use crate::tempodb::blocklist::TenantBlocks;
 use crate::tempodb::db::TempoDb;
 
 /// Group under which a live-store without an ordinal in its name commits.
@@ -190,6 +191,13 @@ impl LiveStore {
 
     fn snapshot(&self, tenant: &TenantId) -> Snapshot {
         self.state.lock().tenants.get(tenant).map(LiveTraces::snapshot).unwrap_or_default()
+    }
+
+    /// Returns the spans in memory and the blocks of the same moment: a flush lists its block and lets go of its spans while it holds the state.
+    fn snapshot_with_blocks(&self, tenant: &TenantId) -> (Snapshot, Arc<TenantBlocks>) {
+        let state = self.state.lock();
+        let snapshot = state.tenants.get(tenant).map(LiveTraces::snapshot).unwrap_or_default();
+        (snapshot, self.db.block_list().blocks(tenant))
     }
 
     /// Why no more spans should be taken into memory now, as the reason of the back-pressure metric.

@@ -15,10 +15,13 @@ use crate::base::error_class::ErrorClass;
 use crate::model::combine::{Combiner, combine_trace, trace_order};
 use crate::model::ids::{TenantId, TraceId};
 use crate::model::span_table::SpanTable;
+use crate::services::rpc::metrics_query::{MetricsRequest, RecentMetricsReply, seconds_of};
 use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest, TimeRange, time_range};
 use crate::services::rpc::span_reader::SpanReader;
 use crate::services::rpc::status::CallError;
+use crate::services::span_metrics::metrics_of_tables;
 use crate::services::span_search::{SearchedTable, search_tables, tag_names_of, tag_values_of};
+use crate::tempodb::db::overlapping;
 use crate::traceql::result::SearchRequest;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -38,6 +41,21 @@ impl SpanReader for LiveStore {
         let flag = Arc::clone(&cancelled.0);
         let job = move || search_tables(Tables::new(snapshot).whole_traces(time_range(&request)), &request, &flag);
         self.compute("search_live_traces", job).await?
+    }
+
+    async fn metrics(&self, tenant: &TenantId, request: &MetricsRequest) -> Result<RecentMetricsReply, CallError> {
+        self.ensure_ready()?;
+        let ((snapshot, listed), request) = (self.snapshot_with_blocks(tenant), request.clone());
+        let cancelled = CancelOnDrop::default();
+        let flag = Arc::clone(&cancelled.0);
+        let job = move || {
+            let range = seconds_of(&request.window);
+            let blocks = overlapping(&listed, range.seconds());
+            // Pieces are joined even for queries that need no whole traces: a span that came twice counts once.
+            let reply = metrics_of_tables(Tables::new(snapshot).whole_traces(range), &request, &flag)?;
+            Ok(RecentMetricsReply { reply, blocks })
+        };
+        self.compute("count_live_spans", job).await?
     }
 
     async fn tag_names(&self, tenant: &TenantId, request: &TagNamesRequest) -> Result<TagNamesReply, CallError> {

@@ -35,7 +35,7 @@ use crate::traceql::tags::{TagNames, TagValues};
 const BLOCKS_AT_ONCE: usize = 16;
 
 /// Why a job over a block gave up.
-enum JobError {
+pub(super) enum JobError {
     Open(DbError),
     Block(BlockReadError),
     Call(CallError),
@@ -119,7 +119,7 @@ impl Querier {
     }
 
     /// Turns a broken block into `None`, logged and counted; other errors go to the caller.
-    fn or_skipped<T>(&self, tenant: &TenantId, meta: &BlockMeta, outcome: Result<T, JobError>) -> Result<Option<T>, CallError> {
+    pub(super) fn or_skipped<T>(&self, tenant: &TenantId, meta: &BlockMeta, outcome: Result<T, JobError>) -> Result<Option<T>, CallError> {
         let error = match outcome {
             Ok(value) => return Ok(Some(value)),
             Err(JobError::Call(error)) => return Err(error),
@@ -314,7 +314,7 @@ fn show(
 }
 
 /// Returns the row groups of a job that the file has.
-fn groups(reader: &BlockReader, row_groups: Range<usize>) -> Range<usize> {
+pub(super) fn groups(reader: &BlockReader, row_groups: Range<usize>) -> Range<usize> {
     row_groups.start.min(reader.row_groups())..row_groups.end.min(reader.row_groups())
 }
 

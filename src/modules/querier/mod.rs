@@ -14,9 +14,12 @@ mod listed_tags;
 pub mod metrics;
 mod projection;
 mod pruning;
+mod replicas;
+mod series;
 #[cfg(test)]
 mod side_tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,6 +31,7 @@ use tokio::sync::Semaphore;
 
 use crate::base::cpu_pool::CpuPool;
 use crate::model::ids::TenantId;
+use crate::services::rpc::metrics_query::{MetricsReply, MetricsRequest, RecentMetricsReply};
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Listed, Querier as QuerierApi, SearchPart, TracePart};
 use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::span_reader::SpanReaderPort;
@@ -173,6 +177,29 @@ impl QuerierApi for Querier {
                 self.run(self.search_limit(), self.tag_values_of_block(tenant, request, meta, row_groups.clone())).await
             }
         }
+    }
+
+    async fn recent_metrics(&self, tenant: &TenantId, request: &MetricsRequest) -> Result<RecentMetricsReply, CallError> {
+        self.run(self.search_limit(), self.metrics_of_recent(tenant, request)).await
+    }
+
+    async fn metrics_of_block(
+        &self,
+        tenant: &TenantId,
+        request: &MetricsRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<MetricsReply, CallError> {
+        self.run(self.search_limit(), self.count_block(tenant, request, meta, row_groups)).await
+    }
+
+    async fn metrics_of_replicas(
+        &self,
+        tenant: &TenantId,
+        request: &MetricsRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<MetricsReply, CallError> {
+        self.run(self.search_limit(), self.count_replicas(tenant, request, blocks)).await
     }
 
     async fn listed_tag_names(

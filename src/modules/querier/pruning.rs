@@ -46,9 +46,14 @@ pub(super) async fn candidate_groups(
     Some(candidates)
 }
 
+/// Returns what all must hold in a row group for it to hold anything that `spec` wants.
+pub(super) fn condition_probes(spec: &FetchSpec) -> Vec<Probe> {
+    spec.conditions.iter().filter_map(probe_of).collect()
+}
+
 /// Returns what all must hold in a row group for it to matter to a search.
 pub(super) fn probes_of(spec: &FetchSpec, request: &SearchRequest) -> Vec<Probe> {
-    let mut probes: Vec<Probe> = spec.conditions.iter().filter_map(probe_of).collect();
+    let mut probes = condition_probes(spec);
     if request.start_unix_seconds != 0 || request.end_unix_seconds != 0 {
         let nanos = |seconds: u32| u64::from(seconds) * NANOS_PER_SECOND;
         let end_unix_nanos = if request.end_unix_seconds == 0 { u64::MAX } else { nanos(request.end_unix_seconds) };

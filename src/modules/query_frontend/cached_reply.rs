@@ -23,19 +23,19 @@ pub(super) trait CachedReply: Sized {
     fn decode(bytes: &[u8]) -> Option<Self>;
 }
 
-fn put_uint(out: &mut Vec<u8>, number: u32, value: u64) {
+pub(super) fn put_uint(out: &mut Vec<u8>, number: u32, value: u64) {
     put_tag(out, number, 0);
     put_varint(out, value);
 }
 
-fn put_message(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn put_message(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
     let mut message = Vec::new();
     write(&mut message);
     put_bytes(out, number, &message);
 }
 
 /// Calls `read` with each field; `None` as soon as one does not fit.
-fn each_field(bytes: &[u8], mut read: impl FnMut(&Field<'_>) -> Option<()>) -> Option<()> {
+pub(super) fn each_field(bytes: &[u8], mut read: impl FnMut(&Field<'_>) -> Option<()>) -> Option<()> {
     let mut fields = Fields::new(bytes);
     while let Some(field) = fields.next_field().ok()? {
         read(&field)?;
@@ -47,7 +47,7 @@ fn text_of(field: &Field<'_>) -> Option<Arc<str>> {
     Some(std::str::from_utf8(field.bytes().ok()?).ok()?.into())
 }
 
-fn uint_of(field: &Field<'_>) -> Option<u64> {
+pub(super) fn uint_of(field: &Field<'_>) -> Option<u64> {
     field.varint().ok()
 }
 
@@ -183,12 +183,14 @@ fn span_of(field: &Field<'_>) -> Option<SpanHit> {
 }
 
 fn put_attributes(out: &mut Vec<u8>, number: u32, attributes: &[(Arc<str>, Static)]) {
-    for (key, value) in attributes {
-        put_message(out, number, |out| {
-            put_bytes(out, 1, key.as_bytes());
-            put_value(out, value);
-        });
-    }
+    attributes.iter().for_each(|(key, value)| put_attribute(out, number, key, value));
+}
+
+pub(super) fn put_attribute(out: &mut Vec<u8>, number: u32, key: &str, value: &Static) {
+    put_message(out, number, |out| {
+        put_bytes(out, 1, key.as_bytes());
+        put_value(out, value);
+    });
 }
 
 /// Numbers of the types, in field 2. Values stand in field 3, those of arrays one after another; each text of an array in a field 3 of its own.
@@ -249,7 +251,7 @@ fn put_value(out: &mut Vec<u8>, value: &Static) {
     }
 }
 
-fn attribute_of(field: &Field<'_>) -> Option<(Arc<str>, Static)> {
+pub(super) fn attribute_of(field: &Field<'_>) -> Option<(Arc<str>, Static)> {
     let (mut key, mut kind) = (Arc::from(""), ValueType::Nil);
     let mut values: Vec<&[u8]> = Vec::new();
     let mut fields = Fields::new(field.bytes().ok()?);
@@ -390,18 +392,16 @@ impl CachedReply for TagValuesReply {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
+pub(super) mod testing {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn arb_text() -> impl Strategy<Value = Arc<str>> {
+    pub(in super::super) fn arb_text() -> impl Strategy<Value = Arc<str>> {
         ".{0,8}".prop_map(Arc::from)
     }
 
-    fn arb_static() -> impl Strategy<Value = Static> {
+    pub(in super::super) fn arb_static() -> impl Strategy<Value = Static> {
         let floats = || any::<i32>().prop_map(|value| f64::from(value) / 7.0);
         prop_oneof![
             Just(Static::Nil),
@@ -418,6 +418,16 @@ mod tests {
             prop::collection::vec(any::<bool>(), 0..4).prop_map(|values| Static::BoolArray(values.into())),
         ]
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::testing::{arb_static, arb_text};
+    use super::*;
 
     fn arb_attributes() -> impl Strategy<Value = Vec<(Arc<str>, Static)>> {
         prop::collection::vec((arb_text(), arb_static()), 0..4)

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use axum::routing::any;
+use axum::routing::{any, post};
 use http::request::Parts as RequestParts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tracing::{info, warn};
 
 use super::limits::limits_of_all;
 use super::metrics::{Operation, QueryRecord, ServiceLevel};
+use super::metrics_params::{MetricsApi, MetricsParams};
 use super::params::{ParamError, Params};
 use super::request::{SearchParams, SpanFilterParams, TagValuesParams, TagsParams, TraceParams, check_query_size};
 use super::respond::{Answer, Format, accepts_gzip};
@@ -29,7 +31,7 @@ use crate::traceql::engine::Plan;
 const SKIPPED_JOBS_HEADER: &str = "x-tempo-skipped-jobs";
 
 /// Paths of the query API, for listings.
-pub const PATHS: [&str; 11] = [
+pub const PATHS: [&str; 12] = [
     "/api/echo",
     "/api/traces/{traceID}",
     "/api/v2/traces/{traceID}",
@@ -41,6 +43,7 @@ pub const PATHS: [&str; 11] = [
     "/api/v2/search/tag/{tagName}/values",
     "/api/metrics/query_range",
     "/api/metrics/query",
+    "/api/traceql/complete",
 ];
 
 /// Returns the routes of the query API under `prefix` (`http_api_prefix`, may be empty). Routes take any method (http-api §1).
@@ -56,8 +59,9 @@ pub fn router(frontend: Arc<QueryFrontend>, prefix: &str) -> Router {
         .route(&path("/api/v2/search/tags"), any(tag_names_v2))
         .route(&path("/api/search/tag/{*name_and_values}"), any(tag_values_v1))
         .route(&path("/api/v2/search/tag/{*name_and_values}"), any(tag_values_v2))
-        .route(&path("/api/metrics/query_range"), any(metrics_query))
-        .route(&path("/api/metrics/query"), any(metrics_query))
+        .route(&path("/api/metrics/query_range"), any(metrics_range))
+        .route(&path("/api/metrics/query"), any(metrics_instant))
+        .route(&path("/api/traceql/complete"), post(complete_query))
         .with_state(frontend)
 }
 
@@ -99,10 +103,20 @@ async fn tag_values_v2(State(frontend): Frontend, Path(rest): Path<String>, requ
     Call::new(frontend, Operation::Metadata, request).run(async |call, tenants| call.tag_values(tenants, TagApi::V2, &rest).await).await
 }
 
-async fn metrics_query(State(frontend): Frontend, request: Request) -> Response {
-    Call::new(frontend, Operation::Metrics, request)
-        .run(async |_, _| Err(unsupported("TraceQL metrics queries are not supported yet")))
-        .await
+async fn metrics_range(State(frontend): Frontend, request: Request) -> Response {
+    let call = Call::new(frontend, Operation::Metrics, request);
+    call.run(async |call, tenants| call.metrics(tenants, MetricsApi::Range).await).await
+}
+
+async fn metrics_instant(State(frontend): Frontend, request: Request) -> Response {
+    let call = Call::new(frontend, Operation::Metrics, request);
+    call.run(async |call, tenants| call.metrics(tenants, MetricsApi::Instant).await).await
+}
+
+async fn complete_query(State(frontend): Frontend, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let call = Call::new(frontend, Operation::Metadata, Request::from_parts(head, Body::empty()));
+    call.run(async |call, _tenants| call.frontend.complete(body).await).await
 }
 
 async fn trace_diff(State(frontend): Frontend, request: Request) -> Response {
@@ -210,6 +224,15 @@ impl Call {
             }
         };
         self.frontend.trace_by_id(tenants, limits, TraceQuery { api, format: self.format(), params, filter }).await
+    }
+
+    async fn metrics(&self, tenants: &[TenantId], api: MetricsApi) -> Result<Reply, CallError> {
+        let frontend = &self.frontend;
+        let limits = limits_of_all(&frontend.limits, tenants);
+        let now = frontend.clock.now_unix_nanos();
+        let params = MetricsParams::parse(api, &self.params, &frontend.request_limits(limits), &frontend.metrics_limits(limits), now)
+            .map_err(invalid)?;
+        frontend.metrics(tenants, api, params, self.format()).await
     }
 
     async fn tag_names(&self, tenants: &[TenantId], api: TagApi) -> Result<Reply, CallError> {

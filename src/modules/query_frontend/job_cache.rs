@@ -11,11 +11,13 @@ use super::cached_reply::CachedReply;
 use super::jobs::Job;
 use super::metrics::{JOB_CACHE_REFUSED, JOB_CACHE_UNREADABLE};
 use crate::model::wire::{Fields, put_bytes};
+use crate::services::rpc::metrics_query::MetricsRequest;
 use crate::services::rpc::querier::SearchPart;
 use crate::services::rpc::search::{SearchReply, TagNamesRequest, TagValuesRequest, TimeRange};
 use crate::services::rpc::status::CallError;
 use crate::tempodb::cache::{CacheRole, Caches};
 use crate::traceql::ast::Query;
+use crate::traceql::metrics::Window;
 use crate::traceql::result::{SearchRequest, TraceHit};
 
 /// Changes whenever entries of the same build number could not be read any more.
@@ -68,6 +70,14 @@ impl Question {
     pub(super) fn tag_values(request: &TagValuesRequest) -> Self {
         let TagValuesRequest { attribute, filter, range: _, limits } = request;
         Self::new("stv:", format!("{attribute} {limits:?} {filter}"))
+    }
+
+    /// The text is that of the request: the canonical one leaves out arguments of `compare()`. A range answer is a value per step at times that are
+    /// multiples of it, whatever the window; an instant one depends on it.
+    pub(super) fn metrics(request: &MetricsRequest) -> Self {
+        let MetricsRequest { query, window: Window { start, end, step, instant }, exemplars, max_series } = request;
+        let window = instant.then_some((start, end));
+        Self::new("qr:", format!("{step} {window:?} {exemplars} {max_series} {query}"))
     }
 
     fn new(prefix: &'static str, text: String) -> Self {
@@ -265,7 +275,18 @@ mod tests {
                 limits,
             })
         };
+        let metrics = |query: &str, window: Window, exemplars: u32| {
+            Question::metrics(&MetricsRequest { query: query.to_owned(), window, exemplars, max_series: 0 })
+        };
+        assert_eq!(metrics("{} | rate()", Window::range(10, 20, 5), 0), metrics("{} | rate()", Window::range(5, 40, 5), 0));
         let questions = [
+            metrics("{} | rate()", Window::range(10, 20, 5), 0),
+            metrics("{} | rate()", Window::range(10, 20, 10), 0),
+            metrics("{} | rate()", Window::range(10, 20, 10), 1),
+            metrics("{} | rate()", Window::instant(10, 20), 0),
+            metrics("{} | rate()", Window::instant(15, 25), 0),
+            metrics("{} | compare({status = error}, 5)", Window::range(10, 20, 5), 0),
+            metrics("{} | compare({status = error}, 6)", Window::range(10, 20, 5), 0),
             search("{ .a = 1 }", &base),
             search("{ .a = 2 }", &base),
             search("{ .a = 1 }", &limit),

@@ -11,6 +11,8 @@ pub struct QueryLimits {
     pub max_bytes_per_trace: u64,
     /// Longest time range of search, tags and tag values in seconds. 0: what the configuration says.
     pub max_search_seconds: u64,
+    /// Longest time range of metrics queries in seconds. 0: what the configuration says.
+    pub max_metrics_seconds: u64,
     /// Bytes of distinct names or values of a tag query.
     pub max_bytes_per_tag_values_query: u64,
     /// Alternatives of the filter of a tag query.
@@ -26,6 +28,7 @@ impl Default for QueryLimits {
         Self {
             max_bytes_per_trace: 5_000_000,
             max_search_seconds: 0,
+            max_metrics_seconds: 0,
             max_bytes_per_tag_values_query: 1_000_000,
             max_condition_groups_per_tag_query: 100,
             max_blocks_per_tag_values_query: 0,
@@ -42,6 +45,7 @@ impl QueryLimits {
         Self {
             max_bytes_per_trace: larger(self.max_bytes_per_trace, other.max_bytes_per_trace),
             max_search_seconds: self.max_search_seconds.max(other.max_search_seconds),
+            max_metrics_seconds: self.max_metrics_seconds.max(other.max_metrics_seconds),
             max_bytes_per_tag_values_query: larger(self.max_bytes_per_tag_values_query, other.max_bytes_per_tag_values_query),
             max_condition_groups_per_tag_query: larger_count(
                 self.max_condition_groups_per_tag_query,

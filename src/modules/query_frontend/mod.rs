@@ -1,21 +1,27 @@
 //! Answers the query API: validates requests, cuts them into jobs for queriers, merges the answers.
 //!
-//! Not here: reading data (the querier behind [`Querier`](crate::services::rpc::querier::Querier)), evaluating TraceQL,
-//! streaming and metrics queries (not supported yet).
+//! Not here: reading data (the querier behind [`Querier`](crate::services::rpc::querier::Querier)), evaluating TraceQL, streaming (not
+//! supported yet).
 //!
 //! Invariants
 //! * Nothing is remembered between requests except the number of jobs under way; answers of jobs over blocks are kept in a cache, when one has that role.
-//! * Recent data and blocks are both asked for the whole time range; what both hold is counted once.
+//! * Recent data and blocks are both asked for the whole time range; what both hold is shown once. Metrics count spans: they ask the blocks that the
+//!   answer for recent data names, and no others, so that every span counts once.
 //! * Dropping a request's future cancels all its jobs.
 //! * Memory: the replies of the jobs under way, the answer, and its encoded form.
 
+mod complete;
 pub mod config;
 mod http_routes;
 mod jobs;
 mod job_cache;
 mod cached_reply;
+mod cached_series;
 pub mod limits;
 pub mod metrics;
+mod metrics_answer;
+mod metrics_params;
+mod metrics_query;
 mod params;
 mod request;
 mod respond;
@@ -46,6 +52,7 @@ use config::QueryFrontendConfig;
 use job_cache::JobCache;
 use jobs::JobSlots;
 use limits::{LimitsOf, QueryLimits};
+use metrics_params::MetricsLimits;
 use request::RequestLimits;
 use respond::Answer;
 use tenancy::Tenancy;
@@ -127,6 +134,22 @@ impl QueryFrontend {
             max_duration_seconds,
             max_query_bytes: self.config.max_query_expression_size_bytes,
             query_end_cutoff_seconds: self.search_end_cutoff.map(|cutoff| cutoff.as_secs()),
+        }
+    }
+
+    /// Returns what the metrics requests of tenants with `limits` are checked against.
+    fn metrics_limits(&self, limits: QueryLimits) -> MetricsLimits {
+        let config = &self.config.metrics;
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        MetricsLimits {
+            max_duration_nanos: match limits.max_metrics_seconds {
+                0 => nanos(config.max_duration.to_std()),
+                seconds => nanos(Duration::from_secs(seconds)),
+            },
+            max_intervals: config.max_intervals,
+            max_exemplars: config.max_exemplars,
+            max_series: config.max_response_series,
+            query_end_cutoff_nanos: nanos(self.config.query_end_cutoff.to_std()),
         }
     }
 

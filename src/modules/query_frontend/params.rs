@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
 /// Why a parameter is refused; the text is the body of the 400.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -158,26 +160,30 @@ pub(super) fn parse_prom_duration(text: &str) -> Result<u64, String> {
     if text.is_empty() { Err("empty duration string".to_owned()) } else { Ok(millis / 1_000) }
 }
 
-/// Parses a point in time into whole seconds: an integer (up to 10 digits seconds, 13 milliseconds, else nanoseconds), seconds with a fraction, or
-/// RFC 3339.
+/// Parses a point in time into whole seconds; see [`parse_time_nanos`].
 pub(super) fn parse_time_seconds(text: &str) -> Result<u64, String> {
-    const NANOS: u64 = 1_000_000_000;
+    parse_time_nanos(text).map(|nanos| nanos / NANOS_PER_SECOND)
+}
+
+/// Parses a point in time: an integer (up to 10 digits seconds, 13 milliseconds, else nanoseconds), seconds with a fraction, of which
+/// milliseconds count, or RFC 3339.
+pub(super) fn parse_time_nanos(text: &str) -> Result<u64, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         let number: u64 = parse_digits(text, "ParseInt", text)?;
         return Ok(match text.len() {
-            ..=10 => number,
-            13 => number / 1_000,
-            _ => number / NANOS,
+            ..=10 => number * NANOS_PER_SECOND,
+            13 => number * 1_000_000,
+            _ => number,
         });
     }
     if text.contains('.') && !text.contains(':') {
         return match text.parse::<f64>() {
-            Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds as u64),
+            Ok(seconds) if seconds.is_finite() && (0.0..1e10).contains(&seconds) => Ok((seconds * 1e3).round() as u64 * 1_000_000),
             _ => Err(format!("strconv.ParseFloat: parsing {text:?}: invalid syntax")),
         };
     }
     let time: jiff::Timestamp = text.parse().map_err(|_| format!("parsing time {text:?} as RFC 3339: invalid syntax"))?;
-    u64::try_from(time.as_second()).map_err(|_| format!("parsing time {text:?}: before 1970"))
+    u64::try_from(time.as_nanosecond()).map_err(|_| format!("parsing time {text:?}: not between 1970 and 2554"))
 }
 
 /// Prints whole seconds as the compatible system prints durations: `168h0m0s`, `15m0s`, `30s`.
@@ -225,6 +231,9 @@ mod tests {
         assert_eq!(parse_time_seconds("1795308858123"), Ok(1_795_308_858));
         assert_eq!(parse_time_seconds("1795308858123456789"), Ok(1_795_308_858));
         assert_eq!(parse_time_seconds("1795308858.123"), Ok(1_795_308_858));
+        assert_eq!(parse_time_nanos("1795308858.1236"), Ok(1_795_308_858_124_000_000));
+        assert_eq!(parse_time_nanos("1795308858123456789"), Ok(1_795_308_858_123_456_789));
+        assert_eq!(parse_time_nanos("2026-11-22T03:14:27.5Z"), Ok(1_795_317_267_500_000_000));
         assert_eq!(parse_time_seconds("2026-11-22T03:14:27.5Z"), Ok(1_795_317_267));
         assert!(parse_time_seconds("yesterday").is_err());
         assert_eq!(go_duration_text(168 * 3600), "168h0m0s");

@@ -164,6 +164,22 @@ pub(super) struct SearchTotals {
     pub(super) completed_jobs: u32,
 }
 
+impl SearchTotals {
+    /// Writes the members of `SearchMetrics`.
+    pub(super) fn write(&self, out: &mut impl MessageWriter) {
+        let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        out.uint32(field(1, "inspectedTraces"), count(self.inspection.traces));
+        out.uint64(field(2, "inspectedBytes"), self.inspection.bytes);
+        out.uint32(field(3, "totalBlocks"), self.blocks);
+        out.uint32(field(4, "completedJobs"), self.completed_jobs);
+        out.uint32(field(5, "totalJobs"), count(self.jobs as u64));
+        out.uint64(field(6, "totalBlockBytes"), self.block_bytes);
+        out.uint64(field(7, "inspectedSpans"), self.inspection.spans);
+        out.uint64(field(8, "backendReads"), self.inspection.backend_reads);
+        out.uint64(field(9, "backendBytes"), self.inspection.backend_bytes);
+    }
+}
+
 /// `SearchResponse`
 struct SearchMessage {
     hits: Vec<TraceHit>,
@@ -177,19 +193,7 @@ impl WriteMessage for SearchMessage {
         const TRACES: Field = field(1, "traces");
         const METRICS: Field = field(2, "metrics");
         out.messages_or_empty(TRACES, &self.hits, |out, hit| self.write_trace(out, hit));
-        out.message(METRICS, |out| {
-            let totals = &self.totals;
-            let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-            out.uint32(field(1, "inspectedTraces"), count(totals.inspection.traces));
-            out.uint64(field(2, "inspectedBytes"), totals.inspection.bytes);
-            out.uint32(field(3, "totalBlocks"), totals.blocks);
-            out.uint32(field(4, "completedJobs"), totals.completed_jobs);
-            out.uint32(field(5, "totalJobs"), count(totals.jobs as u64));
-            out.uint64(field(6, "totalBlockBytes"), totals.block_bytes);
-            out.uint64(field(7, "inspectedSpans"), totals.inspection.spans);
-            out.uint64(field(8, "backendReads"), totals.inspection.backend_reads);
-            out.uint64(field(9, "backendBytes"), totals.inspection.backend_bytes);
-        });
+        out.message(METRICS, |out| self.totals.write(out));
     }
 }
 
@@ -239,7 +243,7 @@ fn write_attributes(out: &mut impl MessageWriter, list: Field, attributes: &[(st
 }
 
 /// Returns the OTLP form of a value: what OTLP has no type for is text (traceql, per span).
-fn any_value(value: &Static) -> AnyValue {
+pub(super) fn any_value(value: &Static) -> AnyValue {
     let text = |text: &str| AnyValue::Text(text.as_bytes().to_vec());
     match value {
         Static::Int(value) => AnyValue::Int(*value),

@@ -25,13 +25,15 @@ use crate::model::ids::{TenantId, TraceId};
 use crate::model::otlp_table::{Fragment, build_table};
 use crate::model::span_table::SpanTable;
 use crate::services::rpc::block_list::BlockList;
+use crate::services::rpc::metrics_query::{MetricsReply, MetricsRequest, RecentMetricsReply, seconds_of};
 use crate::services::rpc::proto::tempopb;
 use crate::services::rpc::proto::tempopb::common::v1::{AnyValue, KeyValue, any_value};
 use crate::services::rpc::proto::tempopb::resource::v1::Resource;
 use crate::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest, Listed, Querier, SearchPart, TracePart};
-use crate::services::rpc::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest, TimeRange};
+use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest, TimeRange};
 use crate::services::rpc::status::CallError;
+use crate::services::span_metrics::metrics_of_tables;
 use crate::services::span_search::{search_tables, tag_names_of, tag_values_of};
 use crate::tempodb::block::meta::BlockMeta;
 use crate::tempodb::cache::testing::caches_of;
@@ -48,6 +50,8 @@ struct TableQuerier {
     /// Failures to report before the first answer.
     failures: Mutex<Vec<CallError>>,
     is_stuck: bool,
+    /// Every block is found broken.
+    has_broken_blocks: bool,
     /// Calls of jobs over blocks.
     block_calls: Arc<AtomicUsize>,
 }
@@ -86,6 +90,36 @@ impl Querier for TableQuerier {
 
     async fn tag_values(&self, tenant: &TenantId, request: &TagValuesRequest, part: &SearchPart) -> Result<TagValuesReply, CallError> {
         Ok(tag_values_of(self.tables(tenant, matches!(part, SearchPart::Recent)).await?, request))
+    }
+
+    async fn recent_metrics(&self, tenant: &TenantId, request: &MetricsRequest) -> Result<RecentMetricsReply, CallError> {
+        let tables = self.tables(tenant, true).await?;
+        let reply = metrics_of_tables(tables.into_iter().map(Into::into), request, &Default::default())?;
+        Ok(RecentMetricsReply { reply, blocks: OneBlock.live_blocks(tenant, seconds_of(&request.window)) })
+    }
+
+    async fn metrics_of_block(
+        &self,
+        tenant: &TenantId,
+        request: &MetricsRequest,
+        _meta: &Arc<BlockMeta>,
+        _row_groups: std::ops::Range<usize>,
+    ) -> Result<MetricsReply, CallError> {
+        if self.has_broken_blocks {
+            return Ok(MetricsReply { inspection: Inspection::SKIPPED, ..MetricsReply::default() });
+        }
+        let tables = self.tables(tenant, false).await?;
+        let reply = metrics_of_tables(tables.into_iter().map(Into::into), request, &Default::default())?;
+        Ok(MetricsReply { is_whole: true, ..reply })
+    }
+
+    async fn metrics_of_replicas(
+        &self,
+        _tenant: &TenantId,
+        _request: &MetricsRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<MetricsReply, CallError> {
+        unreachable!("{blocks:?} have one replica")
     }
 
     async fn listed_tag_names(
@@ -245,8 +279,9 @@ async fn errors_have_the_known_status_and_text() {
             400,
             "please provide a valid tagName: failed to parse identifier service.name: parse error at line 1, col 2: unknown identifier: service",
         ),
-        ("/api/metrics/query_range?q=%7B%7D%7Crate()", 501, "TraceQL metrics queries are not supported yet"),
-        ("/api/metrics/query", 501, "TraceQL metrics queries are not supported yet"),
+        ("/api/metrics/query_range?q=%7B%7D", 400, "not a metrics query"),
+        ("/api/metrics/query_range", 400, "parse error : syntax error: unexpected $end"),
+        ("/api/metrics/query", 400, "compiling query: parse error : syntax error: unexpected $end"),
     ] {
         let answer = get(&frontend, url, &[]).await;
         let shown = answer.text().split(", expecting").next().unwrap();

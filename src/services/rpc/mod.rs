@@ -7,6 +7,7 @@ pub mod any_value;
 pub mod backend_scheduler;
 pub mod block_list;
 pub mod message;
+pub mod metrics_query;
 pub mod proto;
 pub mod querier;
 pub mod search;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::metrics_query::{MetricsReply, MetricsRequest, RecentMetricsReply};
 use super::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest, TimeRange};
 use super::status::CallError;
 use crate::model::ids::{TenantId, TraceId};
@@ -66,6 +67,26 @@ pub trait Querier: Send + Sync + 'static {
     async fn tag_names(&self, tenant: &TenantId, request: &TagNamesRequest, part: &SearchPart) -> Result<TagNamesReply, CallError>;
 
     async fn tag_values(&self, tenant: &TenantId, request: &TagValuesRequest, part: &SearchPart) -> Result<TagValuesReply, CallError>;
+
+    /// Evaluates a metrics query over recent spans, and tells the blocks that have all the others.
+    async fn recent_metrics(&self, tenant: &TenantId, request: &MetricsRequest) -> Result<RecentMetricsReply, CallError>;
+
+    /// Evaluates a metrics query over a run of row groups of one block.
+    async fn metrics_of_block(
+        &self,
+        tenant: &TenantId,
+        request: &MetricsRequest,
+        meta: &Arc<BlockMeta>,
+        row_groups: Range<usize>,
+    ) -> Result<MetricsReply, CallError>;
+
+    /// Evaluates a metrics query over blocks that may hold the same spans; each counts once.
+    async fn metrics_of_replicas(
+        &self,
+        tenant: &TenantId,
+        request: &MetricsRequest,
+        blocks: &[Arc<BlockMeta>],
+    ) -> Result<MetricsReply, CallError>;
 
     /// Answers a request without filter for many blocks at once, as far as their tag lists tell.
     async fn listed_tag_names(

@@ -1,12 +1,14 @@
 //! What a querier may ask of whoever holds recent spans.
 //!
 //! Live-stores and ingesters implement [`SpanReader`]. They answer from everything acknowledged that is not yet listed in the block list, so that
-//! a querier that asks them and the blocks sees no gap; overlap is fine, answers are merged without duplicates.
+//! a querier that asks them and the blocks sees no gap; overlap is fine, answers are merged without duplicates. Metrics count, so overlap is not
+//! fine there: their answer names the blocks that belong to it.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::metrics_query::{MetricsRequest, RecentMetricsReply};
 use super::search::{SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use super::status::CallError;
 use crate::model::ids::{TenantId, TraceId};
@@ -19,6 +21,8 @@ pub trait SpanReader: Send + Sync + 'static {
     async fn find_trace(&self, tenant: &TenantId, trace_id: TraceId) -> Result<Option<SpanTable>, CallError>;
 
     async fn search(&self, tenant: &TenantId, request: &SearchRequest) -> Result<SearchReply, CallError>;
+
+    async fn metrics(&self, tenant: &TenantId, request: &MetricsRequest) -> Result<RecentMetricsReply, CallError>;
 
     async fn tag_names(&self, tenant: &TenantId, request: &TagNamesRequest) -> Result<TagNamesReply, CallError>;
 

@@ -14,7 +14,8 @@ use super::decode::chunk::decode_dictionary;
 use super::decode::strings::Dictionary;
 use super::dedicated::{DedicatedKind, DedicatedSlot};
 use super::error::BlockReadError;
-use super::file::{BlockFile, FileLeaf, IntBounds};
+pub use super::file::IntBounds;
+use super::file::{BlockFile, FileLeaf};
 use super::meta::BlockId;
 use super::read::{BlockReader, ReadMeter, ReadOptions};
 use super::schema::{AttrPart, Column, Level};
@@ -56,6 +57,17 @@ pub enum Range {
     /// All lie within these bounds, which other attributes may widen.
     Within(IntBounds),
     Unknown,
+}
+
+impl Range {
+    /// Returns what is known of the integers of both.
+    pub fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Empty, known) | (known, Self::Empty) => known,
+            (Self::Within(a), Self::Within(b)) => Self::Within(IntBounds { min: a.min.min(b.min), max: a.max.max(b.max) }),
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+        }
+    }
 }
 
 /// Bytes of the dictionaries that tell whether a row group may hold a string.
@@ -196,13 +208,7 @@ impl BlockReader {
             if file.is_all_null(group, leaf)? {
                 continue;
             }
-            range = match (range, file.int_bounds(group, leaf)?) {
-                (Range::Empty, Some(bounds)) => Range::Within(bounds),
-                (Range::Within(known), Some(bounds)) => {
-                    Range::Within(IntBounds { min: known.min.min(bounds.min), max: known.max.max(bounds.max) })
-                }
-                (Range::Unknown, _) | (_, None) => Range::Unknown,
-            };
+            range = range.or(file.int_bounds(group, leaf)?.map_or(Range::Unknown, Range::Within));
         }
         Ok(range)
     }

@@ -194,8 +194,9 @@ impl Compactor {
     }
 }
 
-/// Columns that the input's format lacks, or that were computed by other rules, are computed anew.
-fn derived_columns(input: &BlockMeta) -> DerivedColumns {
+/// Returns what whoever joins traces does with derived columns of a block: those that its format lacks, or that were computed by other rules, are
+/// computed anew.
+pub fn derived_columns(input: &BlockMeta) -> DerivedColumns {
     if input.version() == Ok(BlockVersion::VParquet5) { DerivedColumns::Copied } else { DerivedColumns::Computed }
 }
 

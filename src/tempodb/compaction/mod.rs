@@ -50,6 +50,7 @@ use crate::tempodb::metrics as names;
 use job::{JobPlan, JobResult};
 
 pub use error::CompactionError;
+pub use job::derived_columns;
 pub use mark::MarkFailure;
 pub use progress::{CompactionProgress, ProgressSnapshot};
 
