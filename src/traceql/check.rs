@@ -4,7 +4,7 @@
 
 use super::ast::{
     Aggregate, Attribute, AttributeScope, BinaryOp, Compare, FieldExpr, Intrinsic, LogicalOp, MetricsExpr, MetricsFunction, MetricsNode,
-    MetricsQuery, Pipeline, Query, QueryBody, ScalarExpr, ScalarFilter, SecondStage, SpansetExpr, Stage, UnaryOp,
+    MetricsQuery, Pipeline, Query, QueryBody, ScalarExpr, SecondStage, SpansetExpr, Stage, UnaryOp,
 };
 use super::error::QueryError;
 use super::regex::Pattern;
@@ -39,7 +39,10 @@ fn check_pipeline(pipeline: &Pipeline) -> Checked {
     for stage in &pipeline.stages {
         match stage {
             Stage::Spanset(spanset) => check_spanset(spanset)?,
-            Stage::ScalarFilter(filter) => check_scalar_filter(filter)?,
+            Stage::ScalarFilter(filter) => {
+                check_scalar(&filter.lhs)?;
+                check_scalar(&filter.rhs)?;
+            }
             Stage::GroupBy(expr) => {
                 check_field(expr)?;
                 if !expr.references_span() {
@@ -72,15 +75,17 @@ fn check_filter(expr: &FieldExpr) -> Checked {
     }
 }
 
-fn check_scalar_filter(filter: &ScalarFilter) -> Checked {
-    let ScalarExpr::Aggregate(aggregate) = &filter.lhs else {
-        return Err(QueryError::unsupported("scalar filter lhs of type (%v)"));
-    };
-    check_aggregate(aggregate)?;
-    match &filter.rhs {
+fn check_scalar(expr: &ScalarExpr) -> Checked {
+    match expr {
         ScalarExpr::Literal(_) => Ok(()),
-        ScalarExpr::Aggregate(_) | ScalarExpr::Binary { .. } | ScalarExpr::Pipeline(..) => {
-            Err(QueryError::unsupported("scalar filter rhs of type (%v)"))
+        ScalarExpr::Aggregate(aggregate) => check_aggregate(aggregate),
+        ScalarExpr::Binary { op: _, lhs, rhs } => {
+            check_scalar(lhs)?;
+            check_scalar(rhs)
+        }
+        ScalarExpr::Pipeline(pipeline, aggregate) => {
+            check_pipeline(pipeline)?;
+            check_aggregate(aggregate)
         }
     }
 }

@@ -24,7 +24,7 @@ pub mod tags;
 pub mod engine;
 pub mod metrics;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use check::validate;
 pub use error::QueryError;

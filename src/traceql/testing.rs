@@ -1,5 +1,8 @@
 //! Traces in plain structs for tests, and the tables made of them.
 
+pub(crate) mod examples;
+pub(crate) mod generated;
+
 use crate::model::ids::{SpanId, TraceId};
 use crate::model::otlp_table::{Fragment, build_table};
 use crate::model::span_table::SpanTable;

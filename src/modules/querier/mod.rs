@@ -18,6 +18,8 @@ mod replicas;
 mod series;
 #[cfg(test)]
 mod side_tests;
+#[cfg(test)]
+mod source_tests;
 
 use std::ops::Range;
 use std::sync::Arc;

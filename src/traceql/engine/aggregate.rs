@@ -38,11 +38,21 @@ impl<'p> Bindings<'p> {
     }
 }
 
+impl Function {
+    /// The aggregate of no span at all.
+    pub(super) fn of_nothing(self) -> Static {
+        match self {
+            Self::Count => Static::Int(0),
+            Self::Min | Self::Max | Self::Avg | Self::Sum => Static::Nil,
+        }
+    }
+}
+
 /// Evaluates the scalar with the aggregates' values taken from `values` from left to right.
 pub(super) fn scalar_value<'v>(scalar: &Scalar, values: &mut impl Iterator<Item = &'v Static>) -> Static {
     match scalar {
         Scalar::Literal(literal) => literal.clone(),
-        Scalar::Aggregate(_) => values.next().cloned().unwrap_or(Static::Nil),
+        Scalar::Aggregate(_) | Scalar::Pipeline(_) => values.next().cloned().unwrap_or(Static::Nil),
         Scalar::Arithmetic { op, lhs, rhs } => {
             let lhs = scalar_value(lhs, values);
             let rhs = scalar_value(rhs, values);

@@ -7,12 +7,12 @@
 //! Two passes keep blocks cheap: [`evaluate`] reads only the columns of conditions, [`hits`] reads what results show, and only for traces
 //! that are returned. For tables in memory both take the same table.
 //!
-//! Not here: reading storage, time ranges of blocks, combining results ([`super::result`]), metrics and structural operators (not supported
-//! yet, refused by [`Plan::new`]).
+//! Not here: reading storage, time ranges of blocks, combining results ([`super::result`]), metrics functions.
 //!
 //! Invariants
 //! * Dictionary ids are compared, not strings: a condition meets each distinct string at most once, literals are searched once per table.
 //! * Memory per table: a few bits per item and operand, 4 bytes per span in a spanset, and one value per group of `by`.
+//! * Time per table: n log n in its spans for every operator, whatever the shape of the traces.
 //! * No table makes the engine panic: columns that were not read have no values.
 
 mod aggregate;
@@ -28,6 +28,7 @@ mod scan;
 mod shown;
 #[expect(dead_code, reason = "evaluation is not here yet")]
 pub(in crate::traceql) mod source;
+mod structure;
 mod tags;
 mod value;
 
@@ -58,6 +59,9 @@ pub use tags::{TagSelection, tag_names, tag_values};
 pub enum EngineError {
     #[error("{0} not supported yet")]
     Unsupported(&'static str),
+    /// Arithmetic over metrics given to a search.
+    #[error("math expressions not supported")]
+    MathExpression,
     #[error("spanset operators are not supported for multiple spansets per trace. consider using coalesce()")]
     MultipleSpansets,
     #[error("step is too small: a query may have {0} intervals")]
@@ -72,7 +76,7 @@ impl EngineError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Unsupported(_) => ErrorClass::Unsupported,
-            Self::MultipleSpansets | Self::TooManyIntervals(_) | Self::NotMetrics => ErrorClass::Invalid,
+            Self::MathExpression | Self::MultipleSpansets | Self::TooManyIntervals(_) | Self::NotMetrics => ErrorClass::Invalid,
             Self::Cancelled => ErrorClass::Cancelled,
         }
     }
@@ -88,7 +92,7 @@ pub struct EvaluateOptions<'a> {
     pub rows: Option<&'a Bitset>,
     /// Spans kept per spanset after counting; 0 means [`DEFAULT_SPANS_PER_SPAN_SET`].
     pub spans_per_span_set: usize,
-    /// Looked at before each stage.
+    /// Looked at before each stage and within long ones.
     pub cancelled: &'a AtomicBool,
 }
 
@@ -160,7 +164,7 @@ pub fn evaluate(plan: &Plan, table: &SpanTable, options: EvaluateOptions<'_>) ->
         Some(rows) => (evaluator.levels.convert(rows.clone(), Level::Trace, Level::Span), rows.count()),
     };
     let inspected = Inspected { traces: traces as u64, spans: spans.count() as u64, bytes: table.memory_bytes() as u64 };
-    let mut run = Run { evaluator: &mut evaluator, cancelled: options.cancelled };
+    let mut run = Run::new(&mut evaluator, options.cancelled);
     let state = run.stages(&plan.stages, State::Spans(spans))?;
     let limit = match options.spans_per_span_set {
         0 => DEFAULT_SPANS_PER_SPAN_SET,

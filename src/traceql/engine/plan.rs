@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::projection::{FetchColumn, FetchKinds, FetchSpec};
 use crate::traceql::ast::{
-    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr, SpansetOp, Stage,
+    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, MetricsNode, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
+    SpansetOp, Stage, StructuralForm,
 };
 use crate::traceql::types::Static;
 
@@ -36,21 +37,28 @@ pub(super) enum PlanStage {
 #[derive(Debug, Clone)]
 pub(super) enum Spansets {
     Filter(Node),
-    Join { op: Join, lhs: Box<Spansets>, rhs: Box<Spansets> },
+    Join { op: SpansetOp, lhs: Box<Spansets>, rhs: Box<Spansets> },
     Pipeline(Vec<PlanStage>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Join {
-    And,
-    Or,
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum Scalar {
     Literal(Static),
     Aggregate(PlanAggregate),
-    Arithmetic { op: ArithmeticOp, lhs: Box<Scalar>, rhs: Box<Scalar> },
+    Arithmetic {
+        op: ArithmeticOp,
+        lhs: Box<Scalar>,
+        rhs: Box<Scalar>,
+    },
+    /// The aggregate of what the stages keep of the input.
+    Pipeline(PipelineScalar),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct PipelineScalar {
+    pub(super) stages: Vec<PlanStage>,
+    /// Named after the whole pipeline.
+    pub(super) aggregate: PlanAggregate,
 }
 
 #[derive(Debug, Clone)]
@@ -82,15 +90,19 @@ pub(super) struct Shown {
 }
 
 impl Plan {
-    /// Plans a validated search query. Fails with [`EngineError::Unsupported`] for structural operators and metrics.
+    /// Plans a validated query. Of a metrics query, the pipeline before the function is searched; arithmetic over several has none.
     pub fn new(query: &Query) -> Result<Self, EngineError> {
-        let QueryBody::Search(pipeline) = &query.body else {
-            return Err(EngineError::Unsupported("metrics evaluation"));
+        let pipeline = match &query.body {
+            QueryBody::Search(pipeline) => pipeline,
+            QueryBody::Metrics(metrics) => match &metrics.node {
+                MetricsNode::Query(metrics) => &metrics.pipeline,
+                MetricsNode::Binary { .. } | MetricsNode::ScalarLeft { .. } | MetricsNode::ScalarRight { .. } => {
+                    return Err(EngineError::MathExpression);
+                }
+            },
         };
-        let stages = stages(pipeline)?;
-        let mut fetch = FetchSpec::default();
-        visit_stages(&stages, &mut |attribute, condition| fetch.add(attribute, condition.map_or(FetchKinds::ALL, Condition::kinds)));
-        fetch.conditions = pruning::conditions(&stages);
+        let stages = stages(pipeline);
+        let fetch = fetch_of(&stages);
         let mut shown = ShownList::default();
         visit_stages(&stages, &mut |attribute, condition| shown.add(attribute, condition));
         selected(pipeline, &mut |attribute| shown.add(attribute, None));
@@ -121,13 +133,70 @@ impl Plan {
     }
 }
 
+/// Returns what evaluating the stages reads.
+pub(super) fn fetch_of(stages: &[PlanStage]) -> FetchSpec {
+    let mut fetch = FetchSpec::default();
+    if stages.iter().any(PlanStage::is_structural) {
+        fetch.columns.insert(FetchColumn::NestedSet);
+    }
+    visit_stages(stages, &mut |attribute, condition| fetch.add(attribute, condition.map_or(FetchKinds::ALL, Condition::kinds)));
+    fetch.conditions = pruning::conditions(stages);
+    fetch
+}
+
+impl PlanStage {
+    fn is_structural(&self) -> bool {
+        match self {
+            Self::Spansets(spansets) => spansets.is_structural(),
+            Self::Scalar { op: _, lhs, rhs } => {
+                let is_structural = |scalar: &PipelineScalar| scalar.stages.iter().any(Self::is_structural);
+                lhs.pipelines().into_iter().chain(rhs.pipelines()).any(is_structural)
+            }
+            Self::GroupBy { .. } | Self::Coalesce => false,
+        }
+    }
+}
+
 impl Spansets {
+    /// Whether no span can come out.
     pub(super) fn is_never(&self) -> bool {
         match self {
             Self::Filter(node) => matches!(node, Node::Const(false)),
-            Self::Join { op: Join::And, lhs, rhs } => lhs.is_never() || rhs.is_never(),
-            Self::Join { op: Join::Or, lhs, rhs } => lhs.is_never() && rhs.is_never(),
+            Self::Join { op, lhs, rhs } => match op {
+                SpansetOp::Or => lhs.is_never() && rhs.is_never(),
+                SpansetOp::Structural { relation: _, form: StructuralForm::Negated } => rhs.is_never(),
+                SpansetOp::And | SpansetOp::Structural { relation: _, form: StructuralForm::Plain | StructuralForm::Union } => {
+                    lhs.is_never() || rhs.is_never()
+                }
+            },
             Self::Pipeline(_) => false,
+        }
+    }
+
+    /// Whether a `by` is inside: then several spansets may come out for one that goes in, or it may fail because they did further in.
+    pub(super) fn may_split(&self) -> bool {
+        fn in_stage(stage: &PlanStage) -> bool {
+            match stage {
+                PlanStage::GroupBy { .. } => true,
+                PlanStage::Spansets(spansets) => spansets.may_split(),
+                PlanStage::Scalar { op: _, lhs, rhs } => {
+                    lhs.pipelines().into_iter().chain(rhs.pipelines()).any(|pipeline| pipeline.stages.iter().any(in_stage))
+                }
+                PlanStage::Coalesce => false,
+            }
+        }
+        match self {
+            Self::Filter(_) => false,
+            Self::Join { op: _, lhs, rhs } => lhs.may_split() || rhs.may_split(),
+            Self::Pipeline(stages) => stages.iter().any(in_stage),
+        }
+    }
+
+    fn is_structural(&self) -> bool {
+        match self {
+            Self::Filter(_) => false,
+            Self::Join { op, lhs, rhs } => matches!(op, SpansetOp::Structural { .. }) || lhs.is_structural() || rhs.is_structural(),
+            Self::Pipeline(stages) => stages.iter().any(PlanStage::is_structural),
         }
     }
 
@@ -144,14 +213,47 @@ impl Spansets {
 }
 
 impl Scalar {
-    pub(super) fn aggregates<'s>(&'s self, found: &mut Vec<&'s PlanAggregate>) {
+    /// Returns the aggregates over the filtered set itself, from left to right.
+    pub(super) fn aggregates(&self) -> Vec<&PlanAggregate> {
+        self.leaves(&|leaf| if let Self::Aggregate(aggregate) = leaf { Some(aggregate) } else { None })
+    }
+
+    /// Returns the pipelines from left to right.
+    pub(super) fn pipelines(&self) -> Vec<&PipelineScalar> {
+        self.leaves(&|leaf| if let Self::Pipeline(pipeline) = leaf { Some(pipeline) } else { None })
+    }
+
+    fn leaves<'s, T>(&'s self, wanted: &impl Fn(&'s Self) -> Option<&'s T>) -> Vec<&'s T> {
+        match self {
+            Self::Arithmetic { op: _, lhs, rhs } => {
+                let mut found = lhs.leaves(wanted);
+                found.extend(rhs.leaves(wanted));
+                found
+            }
+            leaf => wanted(leaf).into_iter().collect(),
+        }
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&Attribute, Option<&Condition>)) {
         match self {
             Self::Literal(_) => {}
-            Self::Aggregate(aggregate) => found.push(aggregate),
+            Self::Aggregate(aggregate) => aggregate.visit(visit),
             Self::Arithmetic { op: _, lhs, rhs } => {
-                lhs.aggregates(found);
-                rhs.aggregates(found);
+                lhs.visit(visit);
+                rhs.visit(visit);
             }
+            Self::Pipeline(PipelineScalar { stages, aggregate }) => {
+                visit_stages(stages, visit);
+                aggregate.visit(visit);
+            }
+        }
+    }
+}
+
+impl PlanAggregate {
+    fn visit(&self, visit: &mut dyn FnMut(&Attribute, Option<&Condition>)) {
+        if let Some(value) = &self.value {
+            value.visit(visit);
         }
     }
 }
@@ -161,10 +263,8 @@ pub(super) fn visit_stages(stages: &[PlanStage], visit: &mut dyn FnMut(&Attribut
         match stage {
             PlanStage::Spansets(spansets) => spansets.visit(visit),
             PlanStage::Scalar { op: _, lhs, rhs } => {
-                let mut aggregates = Vec::new();
-                lhs.aggregates(&mut aggregates);
-                rhs.aggregates(&mut aggregates);
-                aggregates.iter().filter_map(|aggregate| aggregate.value.as_ref()).for_each(|value| value.visit(visit));
+                lhs.visit(visit);
+                rhs.visit(visit);
             }
             PlanStage::GroupBy { value, name: _ } => value.visit(visit),
             PlanStage::Coalesce => {}
@@ -172,44 +272,35 @@ pub(super) fn visit_stages(stages: &[PlanStage], visit: &mut dyn FnMut(&Attribut
     }
 }
 
-pub(super) fn stages(pipeline: &Pipeline) -> Result<Vec<PlanStage>, EngineError> {
-    let mut stages = Vec::with_capacity(pipeline.stages.len());
-    for stage in &pipeline.stages {
-        match stage {
-            Stage::Spanset(expr) => stages.push(PlanStage::Spansets(spansets(expr)?)),
-            Stage::ScalarFilter(filter) => {
-                stages.push(PlanStage::Scalar { op: filter.op, lhs: scalar(&filter.lhs)?, rhs: scalar(&filter.rhs)? });
-            }
-            Stage::GroupBy(expr) => stages.push(PlanStage::GroupBy { value: Value::new(expr), name: format!("by({expr})").into() }),
-            Stage::Select(_) => {}
-            Stage::Coalesce => stages.push(PlanStage::Coalesce),
-        }
-    }
-    Ok(stages)
+pub(super) fn stages(pipeline: &Pipeline) -> Vec<PlanStage> {
+    let plan = |stage: &Stage| match stage {
+        Stage::Spanset(expr) => Some(PlanStage::Spansets(spansets(expr))),
+        Stage::ScalarFilter(filter) => Some(PlanStage::Scalar { op: filter.op, lhs: scalar(&filter.lhs), rhs: scalar(&filter.rhs) }),
+        Stage::GroupBy(expr) => Some(PlanStage::GroupBy { value: Value::new(expr), name: format!("by({expr})").into() }),
+        Stage::Select(_) => None,
+        Stage::Coalesce => Some(PlanStage::Coalesce),
+    };
+    pipeline.stages.iter().filter_map(plan).collect()
 }
 
-fn spansets(expr: &SpansetExpr) -> Result<Spansets, EngineError> {
-    Ok(match expr {
+fn spansets(expr: &SpansetExpr) -> Spansets {
+    match expr {
         SpansetExpr::Filter(expr) => Spansets::Filter(Node::new(expr)),
-        SpansetExpr::Pipeline(pipeline) => Spansets::Pipeline(stages(pipeline)?),
-        SpansetExpr::Binary { op, lhs, rhs } => {
-            let op = match op {
-                SpansetOp::And => Join::And,
-                SpansetOp::Or => Join::Or,
-                SpansetOp::Structural { .. } => return Err(EngineError::Unsupported("structural operators")),
-            };
-            Spansets::Join { op, lhs: Box::new(spansets(lhs)?), rhs: Box::new(spansets(rhs)?) }
-        }
-    })
+        SpansetExpr::Pipeline(pipeline) => Spansets::Pipeline(stages(pipeline)),
+        SpansetExpr::Binary { op, lhs, rhs } => Spansets::Join { op: *op, lhs: Box::new(spansets(lhs)), rhs: Box::new(spansets(rhs)) },
+    }
 }
 
-fn scalar(expr: &ScalarExpr) -> Result<Scalar, EngineError> {
-    Ok(match expr {
+fn scalar(expr: &ScalarExpr) -> Scalar {
+    match expr {
         ScalarExpr::Literal(literal) => Scalar::Literal(literal.clone()),
         ScalarExpr::Aggregate(aggregate) => Scalar::Aggregate(plan_aggregate(aggregate)),
-        ScalarExpr::Binary { op, lhs, rhs } => Scalar::Arithmetic { op: *op, lhs: Box::new(scalar(lhs)?), rhs: Box::new(scalar(rhs)?) },
-        ScalarExpr::Pipeline(..) => return Err(EngineError::Unsupported("scalar filters over pipelines")),
-    })
+        ScalarExpr::Binary { op, lhs, rhs } => Scalar::Arithmetic { op: *op, lhs: Box::new(scalar(lhs)), rhs: Box::new(scalar(rhs)) },
+        ScalarExpr::Pipeline(pipeline, aggregate) => {
+            let aggregate = PlanAggregate { name: expr.to_string().into(), ..plan_aggregate(aggregate) };
+            Scalar::Pipeline(PipelineScalar { stages: stages(pipeline), aggregate })
+        }
+    }
 }
 
 fn plan_aggregate(aggregate: &Aggregate) -> PlanAggregate {
@@ -235,11 +326,25 @@ pub(super) fn selected(pipeline: &Pipeline, visit: &mut dyn FnMut(&Attribute)) {
             SpansetExpr::Pipeline(pipeline) => selected(pipeline, visit),
         }
     }
+    fn in_scalar(expr: &ScalarExpr, visit: &mut dyn FnMut(&Attribute)) {
+        match expr {
+            ScalarExpr::Literal(_) | ScalarExpr::Aggregate(_) => {}
+            ScalarExpr::Binary { op: _, lhs, rhs } => {
+                in_scalar(lhs, visit);
+                in_scalar(rhs, visit);
+            }
+            ScalarExpr::Pipeline(pipeline, _) => selected(pipeline, visit),
+        }
+    }
     for stage in &pipeline.stages {
         match stage {
             Stage::Select(attributes) => attributes.iter().for_each(&mut *visit),
             Stage::Spanset(expr) => in_spansets(expr, visit),
-            Stage::ScalarFilter(_) | Stage::GroupBy(_) | Stage::Coalesce => {}
+            Stage::ScalarFilter(filter) => {
+                in_scalar(&filter.lhs, visit);
+                in_scalar(&filter.rhs, visit);
+            }
+            Stage::GroupBy(_) | Stage::Coalesce => {}
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchTarget, FetchTest, SERVICE_NAME, column_of};
 use crate::model::ids::TraceId;
-use crate::traceql::ast::{Attribute, AttributeScope, ComparisonOp, Intrinsic};
+use crate::traceql::ast::{Attribute, AttributeScope, ComparisonOp, Intrinsic, SpansetOp, StructuralForm};
 use crate::traceql::types::Static;
 
 use super::condition::Condition;
 use super::expr::{Node, Test};
-use super::plan::{Join, PlanStage, Spansets};
+use super::plan::{PlanStage, Spansets};
 
 /// Returns the conditions implied by all stages: each filter on the way must keep some span.
 pub(super) fn conditions(stages: &[PlanStage]) -> Vec<FetchCondition> {
@@ -21,8 +21,16 @@ pub(super) fn conditions(stages: &[PlanStage]) -> Vec<FetchCondition> {
 
 fn of_stages(stages: &[PlanStage], found: &mut Vec<FetchCondition>) {
     for stage in stages {
-        if let PlanStage::Spansets(spansets) = stage {
-            of_spansets(spansets, found);
+        match stage {
+            PlanStage::Spansets(spansets) => of_spansets(spansets, found),
+            PlanStage::Scalar { op: _, lhs, rhs } => {
+                let pipelines: Vec<_> = lhs.pipelines().into_iter().chain(rhs.pipelines()).collect();
+                // the spans of a result come from any of several pipelines, but certainly from a single one
+                if let [only] = pipelines.as_slice() {
+                    of_stages(&only.stages, found);
+                }
+            }
+            PlanStage::GroupBy { .. } | PlanStage::Coalesce => {}
         }
     }
 }
@@ -30,11 +38,15 @@ fn of_stages(stages: &[PlanStage], found: &mut Vec<FetchCondition>) {
 fn of_spansets(spansets: &Spansets, found: &mut Vec<FetchCondition>) {
     match spansets {
         Spansets::Filter(node) => of_node(node, found),
-        Spansets::Join { op: Join::And, lhs, rhs } => {
-            of_spansets(lhs, found);
-            of_spansets(rhs, found);
-        }
-        Spansets::Join { op: Join::Or, .. } => {}
+        Spansets::Join { op, lhs, rhs } => match op {
+            SpansetOp::And | SpansetOp::Structural { relation: _, form: StructuralForm::Plain | StructuralForm::Union } => {
+                of_spansets(lhs, found);
+                of_spansets(rhs, found);
+            }
+            // the left side may be empty
+            SpansetOp::Structural { relation: _, form: StructuralForm::Negated } => of_spansets(rhs, found),
+            SpansetOp::Or => {}
+        },
         Spansets::Pipeline(stages) => of_stages(stages, found),
     }
 }

@@ -1,4 +1,9 @@
-//! The language's filter rules written down span by span, slowly and without tables: what the engine is checked against.
+//! The language's rules written down span by span, slowly and without tables: what the engine is checked against.
+//!
+//! Here: filters. [`pipeline`] has stages and operators between spansets, [`tree`] who is whose parent.
+
+pub(super) mod pipeline;
+mod tree;
 
 use crate::traceql::ast::{Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, UnaryOp};
 use crate::traceql::regex::Pattern;
@@ -12,6 +17,13 @@ struct Site<'a> {
     span: &'a TestSpan,
     event: Option<usize>,
     link: Option<usize>,
+}
+
+impl Site<'_> {
+    /// Place of the span in its trace.
+    fn index(&self) -> usize {
+        self.trace.spans.iter().position(|span| std::ptr::eq(span, self.span)).unwrap()
+    }
 }
 
 /// Whether the filter keeps `span` of `trace`.
@@ -264,11 +276,11 @@ fn lookup(attribute: &Attribute, site: Site<'_>) -> Static {
             Intrinsic::LinkSpanId => site.link.map_or(Static::Nil, |link| text(&span.links[link].span_id.to_string())),
             Intrinsic::InstrumentationName => text(&span.scope.name),
             Intrinsic::InstrumentationVersion => text(&span.scope.version),
-            Intrinsic::SpanChildCount
-            | Intrinsic::NestedSetLeft
-            | Intrinsic::NestedSetRight
-            | Intrinsic::NestedSetParent
-            | Intrinsic::Parent => unreachable!("not part of generated filters"),
+            Intrinsic::SpanChildCount => Static::Int(tree::Tree::new(site.trace).child_count(site.index())),
+            Intrinsic::NestedSetLeft => Static::Int(tree::Tree::new(site.trace).numbers(site.index()).left),
+            Intrinsic::NestedSetRight => Static::Int(tree::Tree::new(site.trace).numbers(site.index()).right),
+            Intrinsic::NestedSetParent => Static::Int(tree::Tree::new(site.trace).numbers(site.index()).parent),
+            Intrinsic::Parent => unreachable!("does not validate"),
         },
     }
 }

@@ -11,8 +11,7 @@ use super::condition::Condition;
 use super::expr::{Level, Node};
 use super::filter::Evaluator;
 use super::pipeline::{Run, State};
-use super::plan::{PlanStage, Spansets, selected, stages, visit_stages};
-use super::pruning;
+use super::plan::{PlanStage, Spansets, fetch_of, selected, stages, visit_stages};
 
 /// A pipeline ready to run on any number of tables.
 #[derive(Debug, Clone)]
@@ -25,8 +24,8 @@ pub(in crate::traceql) struct SpanSource {
 
 impl SpanSource {
     pub(in crate::traceql) fn new(pipeline: &Pipeline) -> Result<Self, EngineError> {
-        let mut stages = stages(pipeline)?;
-        let (mut fetch, mut attributes) = (FetchSpec::default(), Vec::new());
+        let mut stages = stages(pipeline);
+        let mut attributes = Vec::new();
         let mut name = |attribute: &Attribute| {
             if !attributes.contains(attribute) {
                 attributes.push(attribute.clone());
@@ -38,9 +37,7 @@ impl SpanSource {
         while matches!(stages.last(), Some(PlanStage::GroupBy { .. } | PlanStage::Coalesce)) {
             stages.pop();
         }
-        visit_stages(&stages, &mut |attribute, condition| fetch.add(attribute, condition.map_or(FetchKinds::ALL, Condition::kinds)));
-        fetch.conditions = pruning::conditions(&stages);
-        Ok(Self { stages, fetch, attributes })
+        Ok(Self { fetch: fetch_of(&stages), stages, attributes })
     }
 
     /// What [`TableSpans::select`] reads.
@@ -97,7 +94,7 @@ impl<'t> TableSpans<'t> {
 
     /// Returns the spans that are in any set of the result for `input`.
     pub(in crate::traceql) fn select(&mut self, source: &SpanSource, input: Bitset, cancelled: &AtomicBool) -> Result<Bitset, EngineError> {
-        let mut run = Run { evaluator: &mut self.evaluator, cancelled };
+        let mut run = Run::new(&mut self.evaluator, cancelled);
         Ok(match run.stages(&source.stages, State::Spans(input))? {
             State::Spans(spans) => spans,
             State::Sets(sets) => run.members(&sets),
