@@ -40,6 +40,16 @@ const QUERIES: &[(&str, &str)] = &[
     ("count", "{} | count() > 20"),
     ("avg_duration", "{} | avg(duration) > 30ms"),
     ("by_service", "{} | by(resource.service.name) | count() > 3"),
+    ("child", "{ resource.service.name = `service-7` } > { status = error }"),
+    ("descendant", "{ resource.service.name = `service-7` } >> { status = error }"),
+    ("all_descendants", "{} >> {}"),
+    ("ancestor", "{ status = error } << {}"),
+    ("sibling", "{ status = error } ~ {}"),
+    ("not_descendant", "{ status = error } !>> {}"),
+    ("union_descendant", "{ resource.service.name = `service-7` } &>> { status = error }"),
+    ("parent_attribute", "{ parent.http.status_code = 500 }"),
+    ("list", "{ span.http.status_code in (404, 500) }"),
+    ("contains", "{ span.db.statement contains `id = 99` }"),
     ("by_name", "{} | by(name) | count() > 3"),
 ];
 
@@ -65,14 +75,16 @@ fn table() -> SpanTable {
 
 fn trace(rng: &mut StdRng, id: &TraceId) -> Vec<u8> {
     let mut out = Vec::new();
-    for _ in 0..SPANS_PER_TRACE {
+    let ids: Vec<[u8; 8]> = (0..SPANS_PER_TRACE).map(|_| rng.random()).collect();
+    for index in 0..SPANS_PER_TRACE {
+        let parent = if index == 0 { None } else { Some(ids[rng.random_range(0..index)]) };
         let service = rng.random_range(0..SERVICES);
         let (mut resource, mut scope_spans, mut resource_spans) = (Vec::new(), Vec::new(), Vec::new());
         put_bytes(&mut resource, 1, &text("service.name", &format!("service-{service}")));
         for key in 0..9 {
             put_bytes(&mut resource, 1, &text(&format!("resource.key.{key}"), &format!("value-{}", service * key)));
         }
-        put_bytes(&mut scope_spans, 2, &span(rng, id));
+        put_bytes(&mut scope_spans, 2, &span(rng, id, ids[index], parent));
         put_bytes(&mut resource_spans, 1, &resource);
         put_bytes(&mut resource_spans, 2, &scope_spans);
         put_bytes(&mut out, 1, &resource_spans);
@@ -80,12 +92,14 @@ fn trace(rng: &mut StdRng, id: &TraceId) -> Vec<u8> {
     out
 }
 
-fn span(rng: &mut StdRng, id: &TraceId) -> Vec<u8> {
+fn span(rng: &mut StdRng, id: &TraceId, span_id: [u8; 8], parent: Option<[u8; 8]>) -> Vec<u8> {
     let start: u64 = 1_790_000_000_000_000_000 + rng.random_range(0..1_000_000_000);
     let mut out = Vec::new();
     put_bytes(&mut out, 1, &id.0);
-    put_bytes(&mut out, 2, &rng.random::<[u8; 8]>());
-    put_bytes(&mut out, 4, &rng.random::<[u8; 8]>());
+    put_bytes(&mut out, 2, &span_id);
+    if let Some(parent) = parent {
+        put_bytes(&mut out, 4, &parent);
+    }
     put_bytes(
         &mut out,
         5,

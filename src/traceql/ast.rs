@@ -138,6 +138,8 @@ pub enum Aggregate {
     Max(FieldExpr),
     Avg(FieldExpr),
     Sum(FieldExpr),
+    /// `count_distinct(x)`: number of different values; an extension.
+    CountDistinct(FieldExpr),
 }
 
 impl Aggregate {
@@ -145,7 +147,7 @@ impl Aggregate {
     pub fn operand(&self) -> Option<&FieldExpr> {
         match self {
             Self::Count => None,
-            Self::Min(expr) | Self::Max(expr) | Self::Avg(expr) | Self::Sum(expr) => Some(expr),
+            Self::Min(expr) | Self::Max(expr) | Self::Avg(expr) | Self::Sum(expr) | Self::CountDistinct(expr) => Some(expr),
         }
     }
 }
@@ -211,10 +213,10 @@ pub enum BinaryOp {
     Regex,
     /// `!~`
     NotRegex,
-    /// `attribute IN [literals]`; made by [`super::rewrite`], cannot be written.
+    /// `attribute IN [literals]`; made by [`super::rewrite`], or written as an extension.
     In,
     NotIn,
-    /// `attribute =~` any of the patterns; made by [`super::rewrite`].
+    /// `attribute =~` any of the patterns; likewise.
     MatchAny,
     MatchNone,
 }
@@ -263,7 +265,7 @@ pub enum Attribute {
 impl Attribute {
     /// Returns attribute `name` of `scope`.
     pub fn named(scope: AttributeScope, name: impl Into<Arc<str>>) -> Self {
-        Self::Named(NamedAttribute { scope, name: name.into(), of_parent: false })
+        Self::Named(NamedAttribute { scope, name: name.into(), owner: Owner::Itself })
     }
 }
 
@@ -273,8 +275,18 @@ pub struct NamedAttribute {
     pub scope: AttributeScope,
     /// Never empty.
     pub name: Arc<str>,
-    /// Written with `parent.`; parses but does not validate.
-    pub of_parent: bool,
+    /// With another owner than the span itself, the scope is unscoped, span or resource.
+    pub owner: Owner,
+}
+
+/// Whose attribute is read for a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owner {
+    Itself,
+    /// `parent.`: the parent's. Nil for roots and for spans whose parent is not there.
+    Parent,
+    /// `root.`: that of the root above the span; a root is its own. Nil for spans that lead to none.
+    Root,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,6 +12,9 @@ use super::types::{Static, StaticType, expression_type};
 
 type Checked = Result<(), QueryError>;
 
+/// Groupings and aggregates of a query. Every spanset keeps a value for each, and a grouping may make a spanset of every span.
+const MAX_NOTED_VALUES: usize = 64;
+
 /// Attributes in `by (…)` of a metrics function, and of those that need a label of their own.
 const MAX_METRICS_GROUPING: usize = 5;
 const MAX_METRICS_GROUPING_WITH_OWN_LABEL: usize = 4;
@@ -25,9 +28,43 @@ const MAX_COMPARE_TOP_N: i64 = 1000;
 /// `Invalid`, or `Unsupported` for what the language has and the engine has not.
 pub fn validate(query: &Query) -> Result<(), QueryError> {
     match &query.body {
-        QueryBody::Search(pipeline) => check_pipeline(pipeline),
+        QueryBody::Search(pipeline) => check_search(pipeline),
         QueryBody::Metrics(metrics) => check_metrics(metrics, true),
     }
+}
+
+fn check_search(pipeline: &Pipeline) -> Checked {
+    check_pipeline(pipeline)?;
+    if noted_values(pipeline) > MAX_NOTED_VALUES {
+        return Err(QueryError::invalid(format!("query has more than {MAX_NOTED_VALUES} groupings and aggregates")));
+    }
+    Ok(())
+}
+
+/// Number of values that spansets may carry at the end.
+fn noted_values(pipeline: &Pipeline) -> usize {
+    fn of_spanset(spanset: &SpansetExpr) -> usize {
+        match spanset {
+            SpansetExpr::Filter(_) => 0,
+            SpansetExpr::Binary { op: _, lhs, rhs } => of_spanset(lhs) + of_spanset(rhs),
+            SpansetExpr::Pipeline(pipeline) => noted_values(pipeline),
+        }
+    }
+    fn of_scalar(scalar: &ScalarExpr) -> usize {
+        match scalar {
+            ScalarExpr::Literal(_) => 0,
+            ScalarExpr::Aggregate(_) => 1,
+            ScalarExpr::Binary { op: _, lhs, rhs } => of_scalar(lhs) + of_scalar(rhs),
+            ScalarExpr::Pipeline(pipeline, _) => noted_values(pipeline) + 1,
+        }
+    }
+    let of_stage = |stage: &Stage| match stage {
+        Stage::Spanset(spanset) => of_spanset(spanset),
+        Stage::ScalarFilter(filter) => of_scalar(&filter.lhs) + of_scalar(&filter.rhs),
+        Stage::GroupBy(_) => 1,
+        Stage::Select(_) | Stage::Coalesce => 0,
+    };
+    pipeline.stages.iter().map(of_stage).sum()
 }
 
 /// Whether `op` may join operands of these types.
@@ -96,7 +133,8 @@ fn check_aggregate(aggregate: &Aggregate) -> Checked {
     };
     check_field(expr)?;
     let operand_type = expression_type(expr);
-    if !operand_type.is_numeric() && operand_type != StaticType::Attribute {
+    let takes_any = matches!(aggregate, Aggregate::CountDistinct(_));
+    if !takes_any && !operand_type.is_numeric() && operand_type != StaticType::Attribute {
         return Err(QueryError::invalid(format!("aggregate field expressions must resolve to a number type: {aggregate}")));
     }
     if !expr.references_span() {
@@ -119,7 +157,6 @@ fn check_attribute(attribute: &Attribute) -> Checked {
     match attribute {
         Attribute::Intrinsic(Intrinsic::Parent) => Err(QueryError::unsupported("intrinsic (parent)")),
         Attribute::Intrinsic(_) => Ok(()),
-        Attribute::Named(named) if named.of_parent => Err(QueryError::unsupported("parent")),
         Attribute::Named(_) => Ok(()),
     }
 }
@@ -223,7 +260,7 @@ fn check_metrics(metrics: &MetricsExpr, is_whole_query: bool) -> Checked {
 }
 
 fn check_metrics_query(query: &MetricsQuery) -> Checked {
-    check_pipeline(&query.pipeline)?;
+    check_search(&query.pipeline)?;
     if let Some(attribute) = query.function.attribute() {
         check_attribute(attribute)?;
     }

@@ -92,6 +92,7 @@ pub(super) const SYMBOLS: &[&str] = &[
     "&>>",
     "&<<",
     "parent.",
+    "root.",
     "resource.",
     "span.",
     "event.",
@@ -160,7 +161,7 @@ pub(super) const KEYWORDS: &[&str] = &[
 ];
 
 /// Tokens after which an attribute name is read.
-const NAME_PREFIXES: &[&str] = &[".", "resource.", "span.", "parent.", "event.", "link.", "instrumentation."];
+const NAME_PREFIXES: &[&str] = &[".", "resource.", "span.", "parent.", "root.", "event.", "link.", "instrumentation."];
 
 fn fixed(text: &str) -> Option<&'static str> {
     SYMBOLS.iter().chain(KEYWORDS).copied().find(|known| *known == text)
@@ -333,7 +334,7 @@ impl<'a> Lexer<'a> {
 
     /// Reads what follows a scope: further scope, name, end marker.
     fn attribute(&mut self, prefix: &'static str) -> Result<(), String> {
-        if prefix == "parent." {
+        if matches!(prefix, "parent." | "root.") {
             for scope in ["span.", "resource."] {
                 if self.rest().starts_with(scope) {
                     self.skip(scope.len());

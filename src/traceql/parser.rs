@@ -12,6 +12,7 @@
 mod field;
 mod metrics;
 mod operand;
+mod words;
 
 use super::ast::{FieldExpr, Hint, Pipeline, Query, QueryBody, ScalarExpr, ScalarFilter, SpansetExpr, Stage};
 use super::error::QueryError;

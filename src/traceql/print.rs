@@ -8,8 +8,8 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use super::ast::{
     Aggregate, ArithmeticOp, Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Hint, Intrinsic, LogicalOp, MetricsExpr,
-    MetricsFunction, MetricsNode, MetricsQuery, Pipeline, Query, QueryBody, Relation, ScalarExpr, ScalarFilter, SecondStage, SpansetExpr,
-    SpansetOp, Stage, StructuralForm, UnaryOp,
+    MetricsFunction, MetricsNode, MetricsQuery, Owner, Pipeline, Query, QueryBody, Relation, ScalarExpr, ScalarFilter, SecondStage,
+    SpansetExpr, SpansetOp, Stage, StructuralForm, UnaryOp,
 };
 use super::lexer::is_attribute_char;
 use super::types::{Kind, Static, Status};
@@ -228,6 +228,7 @@ impl Display for Aggregate {
             Self::Max(expr) => write!(f, "max({expr})"),
             Self::Avg(expr) => write!(f, "avg({expr})"),
             Self::Sum(expr) => write!(f, "sum({expr})"),
+            Self::CountDistinct(expr) => write!(f, "count_distinct({expr})"),
         }
     }
 }
@@ -363,11 +364,14 @@ impl Display for Attribute {
             Self::Intrinsic(intrinsic) => return f.write_str(intrinsic.as_str()),
             Self::Named(named) => named,
         };
-        if named.of_parent {
-            f.write_str("parent.")?;
-        }
+        let is_own = named.owner == Owner::Itself;
+        f.write_str(match named.owner {
+            Owner::Itself => "",
+            Owner::Parent => "parent.",
+            Owner::Root => "root.",
+        })?;
         f.write_str(match named.scope {
-            AttributeScope::Unscoped if named.of_parent => "",
+            AttributeScope::Unscoped if !is_own => "",
             AttributeScope::Unscoped => ".",
             AttributeScope::Span => "span.",
             AttributeScope::Resource => "resource.",
@@ -375,7 +379,7 @@ impl Display for Attribute {
             AttributeScope::Link => "link.",
             AttributeScope::Instrumentation => "instrumentation.",
         })?;
-        let reads_as_scope = named.of_parent && (named.name.starts_with("span.") || named.name.starts_with("resource."));
+        let reads_as_scope = !is_own && (named.name.starts_with("span.") || named.name.starts_with("resource."));
         if !reads_as_scope && named.name.chars().all(|c| is_attribute_char(c) && c != '"') {
             return f.write_str(&named.name);
         }

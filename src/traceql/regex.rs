@@ -54,8 +54,9 @@ impl Pattern {
 /// Takes `.*` off both ends of a translated pattern, each with its anchor: what is left is searched anywhere, most often by its literals alone.
 /// Returns the anchors around it.
 fn unanchored(translated: &str) -> (&'static str, &str, &'static str) {
-    // Alternatives reach to the ends, and flags change what `.` means.
-    let has_flags = translated.match_indices("(?").any(|(at, _)| !translated[at..].starts_with("(?:"));
+    // Alternatives reach to the ends, and flags change what `.` means, unless they are those of a group.
+    let is_flag = |at: usize| translated[at..].find([':', ')']).is_none_or(|end| translated[at + end..].starts_with(')'));
+    let has_flags = translated.match_indices("(?").any(|(at, _)| is_flag(at));
     if has_flags || has_alternatives(translated) {
         return ("^", translated, "$");
     }
@@ -378,7 +379,8 @@ mod tests {
             (".*[|(].*", ("", r"[\x{7c}\x{28}]", "")),
             (".*a|b.*", ("^", ".*a|b.*", "$")),
             (".*?a", ("^", ".*?a", "$")),
-            (r"a\.*", ("^", r"a\.*", "$")),
+            (r"a\.*", ("^", r"a\x{2e}*", "$")),
+            (".*(?i:a).*", ("", "(?i:a)", "")),
             ("(?-s)a.*", ("^", "(?-s)a.*", "$")),
         ];
         for (pattern, expected) in cases {

@@ -81,7 +81,9 @@ fn rewrite_scalar(expr: &mut ScalarExpr) {
 fn rewrite_aggregate(aggregate: &mut Aggregate) {
     match aggregate {
         Aggregate::Count => {}
-        Aggregate::Min(expr) | Aggregate::Max(expr) | Aggregate::Avg(expr) | Aggregate::Sum(expr) => rewrite_field(expr),
+        Aggregate::Min(expr) | Aggregate::Max(expr) | Aggregate::Avg(expr) | Aggregate::Sum(expr) | Aggregate::CountDistinct(expr) => {
+            rewrite_field(expr)
+        }
     }
 }
 
@@ -160,7 +162,7 @@ impl<'a> Candidate<'a> {
 }
 
 /// Returns an array of scalars of one type; `None` for other values.
-fn list_of(values: &[Static]) -> Option<Static> {
+pub(super) fn list_of(values: &[Static]) -> Option<Static> {
     match values.first()? {
         Static::Int(_) => collect(values, |value| if let Static::Int(v) = value { Some(*v) } else { None }).map(Static::IntArray),
         Static::Float(_) => collect(values, |value| if let Static::Float(v) = value { Some(*v) } else { None }).map(Static::FloatArray),

@@ -2,7 +2,9 @@
 //!
 //! More would be dangerous: what is removed is gone, so a reader must see at once what a query takes.
 
-use crate::traceql::ast::{Attribute, AttributeScope, BinaryOp, FieldExpr, LogicalOp, NamedAttribute, QueryBody, SpansetExpr, Stage};
+use crate::traceql::ast::{
+    Attribute, AttributeScope, BinaryOp, FieldExpr, LogicalOp, NamedAttribute, Owner, QueryBody, SpansetExpr, Stage,
+};
 
 /// Returns why `query` must not be used.
 pub(super) fn check(query: &str) -> Result<(), String> {
@@ -31,7 +33,7 @@ fn check_condition(condition: &FieldExpr) -> Result<(), String> {
 
 fn check_attribute(attribute: &Attribute) -> Result<(), String> {
     match attribute {
-        Attribute::Named(NamedAttribute { scope: AttributeScope::Span | AttributeScope::Resource, of_parent: false, .. }) => Ok(()),
+        Attribute::Named(NamedAttribute { scope: AttributeScope::Span | AttributeScope::Resource, owner: Owner::Itself, .. }) => Ok(()),
         Attribute::Named(_) | Attribute::Intrinsic(_) => Err("only attributes with the scope span. or resource. are allowed".to_owned()),
     }
 }

@@ -1,5 +1,9 @@
 //! `count`, `min`, `max`, `avg` and `sum` over the spans of a set (traceql, pipeline stages).
 
+use std::collections::HashSet;
+
+use foldhash::fast::FixedState;
+
 use crate::base::bitset::Bitset;
 use crate::traceql::ast::{ArithmeticOp, BinaryOp, ComparisonOp};
 use crate::traceql::types::{Static, binary, compare};
@@ -27,6 +31,9 @@ impl<'p> Bindings<'p> {
             .map(|(function, bound)| match bound {
                 None => Some(Static::Int(spans.len() as i64)),
                 Some(bound) => {
+                    if *function == Function::CountDistinct {
+                        return Some(count_distinct(evaluator, bound, spans));
+                    }
                     let mut state = Aggregation::new(*function);
                     for span in spans {
                         state.add(evaluator.value(bound, Level::Span, *span as usize));
@@ -42,7 +49,7 @@ impl Function {
     /// The aggregate of no span at all.
     pub(super) fn of_nothing(self) -> Static {
         match self {
-            Self::Count => Static::Int(0),
+            Self::Count | Self::CountDistinct => Static::Int(0),
             Self::Min | Self::Max | Self::Avg | Self::Sum => Static::Nil,
         }
     }
@@ -59,6 +66,18 @@ pub(super) fn scalar_value<'v>(scalar: &Scalar, values: &mut impl Iterator<Item 
             binary(BinaryOp::Arithmetic(*op), &lhs, &rhs).unwrap_or(Static::Nil)
         }
     }
+}
+
+/// Nil is no value; an array is one.
+fn count_distinct(evaluator: &mut Evaluator<'_>, bound: &Bound<'_>, spans: &[u32]) -> Static {
+    let mut values: HashSet<Static, FixedState> = HashSet::default();
+    for span in spans {
+        let value = evaluator.value(bound, Level::Span, *span as usize);
+        if !value.is_nil() {
+            values.insert(value);
+        }
+    }
+    Static::Int(values.len() as i64)
 }
 
 /// A running aggregate. Nil and arrays are skipped.
@@ -86,7 +105,7 @@ impl Aggregation {
         match self.function {
             Function::Min if compare(ComparisonOp::Lt, &value, known) => *known = value,
             Function::Max if compare(ComparisonOp::Gt, &value, known) => *known = value,
-            Function::Min | Function::Max | Function::Count => {}
+            Function::Min | Function::Max | Function::Count | Function::CountDistinct => {}
             Function::Sum | Function::Avg => add_same_type(known, &value),
         }
     }

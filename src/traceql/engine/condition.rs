@@ -155,7 +155,7 @@ fn normalized(attribute: &Attribute, literal: &Static) -> Static {
         return literal.clone();
     };
     let normal = match intrinsic {
-        Intrinsic::TraceId | Intrinsic::LinkTraceId => TraceId::from_hex(text).map(|id| id.to_short_hex()),
+        Intrinsic::TraceId | Intrinsic::LinkTraceId => TraceId::from_hex(significant(text)).map(|id| id.to_short_hex()),
         Intrinsic::SpanId | Intrinsic::SpanParentId | Intrinsic::LinkSpanId => span_id_from_hex(text).map(|id| id.to_string()),
         Intrinsic::Duration
         | Intrinsic::Name
@@ -178,8 +178,15 @@ fn normalized(attribute: &Attribute, literal: &Static) -> Static {
     normal.map_or_else(|| literal.clone(), Static::string)
 }
 
-/// Parses up to 16 hex digits; shorter texts are padded with zeros on the left.
+/// Takes leading zeros off; the last one stays.
+fn significant(text: &str) -> &str {
+    let rest = text.trim_start_matches('0');
+    if rest.is_empty() { &text[text.len().saturating_sub(1)..] } else { rest }
+}
+
+/// Parses up to 16 significant hex digits; shorter texts are padded with zeros on the left.
 pub(super) fn span_id_from_hex(text: &str) -> Option<SpanId> {
+    let text = if text.is_ascii() { significant(text) } else { text };
     if text.is_empty() || text.len() > 16 || text.starts_with('+') {
         return None;
     }

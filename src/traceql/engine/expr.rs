@@ -6,7 +6,9 @@
 //! * Event conditions joined by `&&` are one [`Node::On`] node: they must hold on the same event. Links likewise.
 //! * `&&` operands stand in order of cost; sets do not care.
 
-use crate::traceql::ast::{ArithmeticOp, Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, UnaryOp};
+use crate::traceql::ast::{
+    ArithmeticOp, Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, Owner, UnaryOp,
+};
 use crate::traceql::types::Static;
 
 use super::condition::Condition;
@@ -65,6 +67,7 @@ pub(crate) enum Value {
 /// Returns where the values of `attribute` live; an unscoped one belongs to the span.
 pub(super) fn level_of(attribute: &Attribute) -> Level {
     match attribute {
+        Attribute::Named(named) if named.owner != Owner::Itself => Level::Span,
         Attribute::Named(named) => match named.scope {
             AttributeScope::Unscoped | AttributeScope::Span => Level::Span,
             AttributeScope::Resource => Level::Resource,

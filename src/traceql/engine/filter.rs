@@ -7,12 +7,13 @@ use crate::base::bitset::Bitset;
 use crate::model::ids::{SpanId, TraceId};
 use crate::model::span_table::{Attrs, SpanTable};
 use crate::model::strings::StrId;
-use crate::traceql::ast::{Attribute, AttributeScope, ComparisonOp, Intrinsic, NamedAttribute};
+use crate::traceql::ast::{Attribute, AttributeScope, ComparisonOp, Intrinsic, NamedAttribute, Owner};
 use crate::traceql::types::{Kind, Static, Status};
 
 use super::condition::{Condition, span_id_from_hex};
 use super::expr::{Level, Node, Test, level_of};
 use super::levels::Levels;
+use super::relatives::Relatives;
 use super::scan::{IdCache, NumberTest, StringTest, ValueTest, scan_attributes};
 use super::value::TextCache;
 
@@ -22,11 +23,12 @@ pub(super) struct Evaluator<'t> {
     pub(super) levels: Levels<'t>,
     pub(super) ids: IdCache,
     pub(super) texts: TextCache,
+    pub(super) relatives: Relatives,
 }
 
 impl<'t> Evaluator<'t> {
     pub(super) fn new(table: &'t SpanTable) -> Self {
-        Self { table, levels: Levels::new(table), ids: IdCache::default(), texts: TextCache::default() }
+        Self { table, levels: Levels::new(table), ids: IdCache::default(), texts: TextCache::default(), relatives: Relatives::default() }
     }
 
     /// Returns the members of `mask`, items of `level`, for which `node` is true.
@@ -104,6 +106,9 @@ impl<'t> Evaluator<'t> {
             missing.subtract(&self.test_named(named, &Condition::Exists, mask));
             return missing;
         }
+        if named.owner != Owner::Itself {
+            return self.test_relative(named, condition, mask);
+        }
         let table = self.table;
         let key = named.name.as_bytes();
         match named.scope {
@@ -114,6 +119,17 @@ impl<'t> Evaluator<'t> {
             AttributeScope::Resource => self.test_resource(key, condition, mask),
             AttributeScope::Unscoped => self.test_unscoped(key, condition, mask),
         }
+    }
+
+    /// Tests parents or roots, and selects the spans that have one that passes.
+    fn test_relative(&mut self, named: &NamedAttribute, condition: &Condition, mask: &Bitset) -> Bitset {
+        let relatives = self.relatives.of_spans(self.table, named.owner);
+        let mut asked = Bitset::new(mask.len());
+        mask.iter().filter_map(|span| relatives.of(span)).for_each(|relative| asked.insert(relative));
+        let own = NamedAttribute { owner: Owner::Itself, ..named.clone() };
+        let home = if own.scope == AttributeScope::Resource { Level::Resource } else { Level::Span };
+        let passed = self.on_level(home, Level::Span, &asked, |this, mask| this.test_named(&own, condition, mask));
+        mask.filter(|span| relatives.of(span).is_some_and(|relative| passed.contains(relative)))
     }
 
     /// A span attribute hides the resource attribute of the same name, whether it passes or not.

@@ -24,6 +24,7 @@ mod pipeline;
 mod plan;
 pub mod projection;
 mod pruning;
+mod relatives;
 mod scan;
 mod shown;
 #[expect(dead_code, reason = "evaluation is not here yet")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::projection::{FetchColumn, FetchKinds, FetchSpec};
 use crate::traceql::ast::{
-    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, MetricsNode, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
+    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, MetricsNode, Owner, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
     SpansetOp, Stage, StructuralForm,
 };
 use crate::traceql::types::Static;
@@ -77,6 +77,7 @@ pub(super) enum Function {
     Max,
     Avg,
     Sum,
+    CountDistinct,
 }
 
 /// An attribute listed with each span of a result (traceql, per span).
@@ -124,7 +125,8 @@ impl Plan {
 
     /// Whether no span of any trace can match, so that nothing needs to be read.
     pub fn is_noop(&self) -> bool {
-        self.stages.iter().any(|stage| matches!(stage, PlanStage::Spansets(spansets) if spansets.is_never()))
+        let mut certain = self.stages.iter().take_while(|stage| !stage.may_fail());
+        certain.any(|stage| matches!(stage, PlanStage::Spansets(spansets) if spansets.is_never()))
     }
 
     /// Whether the query asks for the newest traces (`with (most_recent=true)`).
@@ -145,6 +147,27 @@ pub(super) fn fetch_of(stages: &[PlanStage]) -> FetchSpec {
 }
 
 impl PlanStage {
+    fn may_split(&self) -> bool {
+        match self {
+            Self::GroupBy { .. } => true,
+            Self::Spansets(spansets) => spansets.may_split(),
+            Self::Scalar { op: _, lhs, rhs } => {
+                let may_split = |scalar: &PipelineScalar| scalar.stages.iter().any(Self::may_split);
+                lhs.pipelines().into_iter().chain(rhs.pipelines()).any(may_split)
+            }
+            Self::Coalesce => false,
+        }
+    }
+
+    /// Whether the stage may refuse its input. Then it must see all of it, so that refusing does not depend on what storage left out.
+    pub(super) fn may_fail(&self) -> bool {
+        match self {
+            Self::Spansets(Spansets::Filter(_)) | Self::GroupBy { .. } | Self::Coalesce => false,
+            Self::Spansets(Spansets::Pipeline(stages)) => stages.iter().any(Self::may_fail),
+            Self::Spansets(Spansets::Join { .. }) | Self::Scalar { .. } => self.may_split(),
+        }
+    }
+
     fn is_structural(&self) -> bool {
         match self {
             Self::Spansets(spansets) => spansets.is_structural(),
@@ -175,20 +198,10 @@ impl Spansets {
 
     /// Whether a `by` is inside: then several spansets may come out for one that goes in, or it may fail because they did further in.
     pub(super) fn may_split(&self) -> bool {
-        fn in_stage(stage: &PlanStage) -> bool {
-            match stage {
-                PlanStage::GroupBy { .. } => true,
-                PlanStage::Spansets(spansets) => spansets.may_split(),
-                PlanStage::Scalar { op: _, lhs, rhs } => {
-                    lhs.pipelines().into_iter().chain(rhs.pipelines()).any(|pipeline| pipeline.stages.iter().any(in_stage))
-                }
-                PlanStage::Coalesce => false,
-            }
-        }
         match self {
             Self::Filter(_) => false,
             Self::Join { op: _, lhs, rhs } => lhs.may_split() || rhs.may_split(),
-            Self::Pipeline(stages) => stages.iter().any(in_stage),
+            Self::Pipeline(stages) => stages.iter().any(PlanStage::may_split),
         }
     }
 
@@ -310,6 +323,7 @@ fn plan_aggregate(aggregate: &Aggregate) -> PlanAggregate {
         Aggregate::Max(_) => Function::Max,
         Aggregate::Avg(_) => Function::Avg,
         Aggregate::Sum(_) => Function::Sum,
+        Aggregate::CountDistinct(_) => Function::CountDistinct,
     };
     PlanAggregate { function, value: aggregate.operand().map(Value::new), name: aggregate.to_string().into() }
 }
@@ -360,7 +374,11 @@ impl ShownList {
         // an existence test reads all values
         let condition = condition.filter(|condition| !matches!(condition, Condition::Exists));
         let key = match attribute {
-            Attribute::Named(named) => named.name.clone(),
+            Attribute::Named(named) => match named.owner {
+                Owner::Itself => named.name.clone(),
+                Owner::Parent => format!("parent.{}", named.name).into(),
+                Owner::Root => format!("root.{}", named.name).into(),
+            },
             Attribute::Intrinsic(Intrinsic::Name) => {
                 self.shows_name = true;
                 return;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::model::ids::TraceId;
 
-use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic};
+use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic, Owner};
 use crate::traceql::regex::Pattern;
 use crate::traceql::types::Static;
 
@@ -184,6 +184,9 @@ impl FetchSpec {
         match attribute {
             Attribute::Named(named) => {
                 let key = &named.name;
+                if named.owner != Owner::Itself {
+                    self.columns.insert(FetchColumn::NestedSet);
+                }
                 match named.scope {
                     AttributeScope::Unscoped => {
                         // a span attribute of any kind hides the resource attribute

@@ -12,7 +12,7 @@ use super::condition::Condition;
 use super::expr::{Node, Test};
 use super::plan::{PlanStage, Spansets};
 
-/// Returns the conditions implied by all stages: each filter on the way must keep some span.
+/// Returns the conditions implied by the stages up to one that may fail: each filter on the way must keep some span.
 pub(super) fn conditions(stages: &[PlanStage]) -> Vec<FetchCondition> {
     let mut found = Vec::new();
     of_stages(stages, &mut found);
@@ -20,7 +20,7 @@ pub(super) fn conditions(stages: &[PlanStage]) -> Vec<FetchCondition> {
 }
 
 fn of_stages(stages: &[PlanStage], found: &mut Vec<FetchCondition>) {
-    for stage in stages {
+    for stage in stages.iter().take_while(|stage| !stage.may_fail()) {
         match stage {
             PlanStage::Spansets(spansets) => of_spansets(spansets, found),
             PlanStage::Scalar { op: _, lhs, rhs } => {

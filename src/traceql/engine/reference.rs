@@ -5,7 +5,7 @@
 pub(super) mod pipeline;
 mod tree;
 
-use crate::traceql::ast::{Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, UnaryOp};
+use crate::traceql::ast::{Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, Owner, UnaryOp};
 use crate::traceql::regex::Pattern;
 use crate::traceql::testing::{TestAttributes, TestSpan, TestTrace, TestValue};
 use crate::traceql::types::{Kind, Static, Status, binary, compare, unary};
@@ -238,6 +238,12 @@ fn lookup(attribute: &Attribute, site: Site<'_>) -> Static {
     };
     let text = |text: &str| Static::string(text);
     match attribute {
+        Attribute::Named(named) if named.owner != Owner::Itself => {
+            let path = tree::Tree::new(site.trace).path(site.index());
+            let relative = if named.owner == Owner::Parent { path.get(1) } else { path.last() };
+            let own = Attribute::named(named.scope, named.name.clone());
+            relative.map_or(Static::Nil, |span| lookup(&own, Site { span: &site.trace.spans[*span], event: None, link: None, ..site }))
+        }
         Attribute::Named(named) => {
             let resource = || if &*named.name == "service.name" { service(span) } else { find(&span.resource, &named.name) };
             match named.scope {

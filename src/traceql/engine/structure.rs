@@ -146,7 +146,7 @@ impl<'t> Index<'t> {
 }
 
 /// Parent number of a root.
-const ROOT: i32 = -1;
+pub(super) const ROOT: i32 = -1;
 
 /// Keeps the intervals that lie within no other. `entries` are (left, right) in ascending order.
 fn keep_outermost(entries: &mut Vec<(i32, u32)>) {

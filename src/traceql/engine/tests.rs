@@ -27,6 +27,82 @@ fn examples_give_their_verdicts() {
     assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), examples.len(), failures.join("\n"));
 }
 
+#[test]
+fn extensions_find_their_spans() {
+    let (fixture, _) = search_examples();
+    let table = fixture.table();
+    const A: &str = "a1 a2 a3 a4 a5";
+    for (query, expected) in [
+        // ids in any form
+        ("{ trace:id = `000000A11CE00000000000000000000000001` }", A),
+        ("{ trace:id = `a11ce00000000000000000000000001` && trace:id != `C0ffee00000000000000000000000003` }", A),
+        ("{ trace:id in (`0A11CE00000000000000000000000001`, `ff`) }", A),
+        ("{ trace:id not in (`0A11CE00000000000000000000000001`, `00C0FFEE00000000000000000000000003`) }", "b1 b2 b3"),
+        ("{ span:id in (`A100000000000001`, `c100000000000001`) || span:parentID = `A400000000000004` }", "a1 a5 c1"),
+        ("{ link:traceID = `0B0B0000000000000000000000000002` }", "a1"),
+        // lists
+        ("{ name in (`load`, `save`) }", "a2 a3"),
+        ("{ name NOT IN [`load`, `save`] && trace:rootName contains `cart` }", "a1 a4 a5"),
+        ("{ kind in (server, producer) }", "a1 b1 b2"),
+        ("{ duration not in (1s, 2s, 300ms) && kind = client }", "a4 b3"),
+        ("{ span.http.status_code in (200, 503) }", "a1 b1 b2"),
+        ("{ span.http.status_code not in (200, 503) }", "a2"),
+        ("{ span.http.status_code - 1 in (199, -1) }", "a1 b2"),
+        ("{ name MATCH ANY [`lo.*`, `.*ch`] }", "a2 a5"),
+        // parts of texts
+        ("{ name icontains `GET` }", "a1"),
+        ("{ name contains `/` }", "a1 b1"),
+        ("{ name startswith `s` }", "a3"),
+        ("{ name istartswith `s` }", "a3 a4"),
+        ("{ name endswith `t` || name iequals `select` }", "a1 a4"),
+        ("{ span.http.method not contains `OS` }", "a1"),
+        ("{ name contains `.` }", ""),
+        // relatives
+        ("{ parent.foo = `bar` }", "a2 a3 a5 b2 b3"),
+        ("{ parent.resource.service.name != resource.service.name }", "a2 a3 a4 b3"),
+        ("{ root.span.http.method = `GET` }", A),
+        ("{ parent.foo = nil }", "a1 b1 c1"),
+        ("{ root.foo != nil && kind = client }", "a2 a4 b3"),
+        ("{} | by(parent.resource.service.name) | count() > 1", "a2 a3 b2 b3"),
+        // scalars
+        ("{} | count_distinct(resource.service.name) > 2", A),
+        ("{ kind = internal } | count_distinct(span.none) = 0", "a3 a5"),
+        ("({ kind = client } | count()) > ({ kind = internal } | count())", "b3"),
+        ("({ kind = client } | count()) = ({ kind = internal } | count())", "a2 a4 a3 a5"),
+        ("({ status = error } | max(duration)) >= ({} | avg(duration))", "a3 a1 a2 a4 a5 b1 b2 b3"),
+        ("{} | max(duration) > avg(duration) * 2", A),
+        ("{} | 3 < count()", A),
+    ] {
+        let plan = Plan::new(&compile(query).unwrap_or_else(|error| panic!("{query}: {error}"))).unwrap();
+        assert_eq!(fixture.labels(&search(&plan, &table, 100).unwrap()), expected, "{query}");
+    }
+    let plan = Plan::new(&compile("{ name = `load` } | select(parent.foo, root.resource.cluster, span.foo)").unwrap()).unwrap();
+    let hits = search(&plan, &table, 0).unwrap();
+    let shown: Vec<String> = hits[0].span_sets[0].spans[0].attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(shown, ["parent.foo=`bar`", "root.cluster=`eu-1`", "foo=`baz`"]);
+}
+
+#[test]
+fn documented_queries_can_be_planned() {
+    let mut queries = 0;
+    for page in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap() {
+        let path = page.unwrap().path();
+        if !path.file_name().unwrap().to_str().unwrap().starts_with("traceql") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for block in text.split("```traceql\n").skip(1) {
+            // several queries in a block stand apart by blank lines
+            for query in block.split("```").next().unwrap().split("\n\n").filter(|query| !query.trim().is_empty()) {
+                let parsed = crate::traceql::compile(query).unwrap_or_else(|error| panic!("{path:?}: {query}: {error}"));
+                assert!(matches!(Plan::new(&parsed), Ok(_) | Err(EngineError::MathExpression)), "{query}");
+                queries += 1;
+            }
+        }
+    }
+    assert!(queries >= 40, "only {queries} queries found");
+}
+
 fn compile(query: &str) -> Result<crate::traceql::ast::Query, crate::traceql::QueryError> {
     crate::traceql::compile(query).map(crate::traceql::rewrite::or_to_in)
 }

@@ -9,7 +9,7 @@ use super::projection::SERVICE_NAME;
 use crate::base::bitset::Bitset;
 use crate::model::span_table::{Attrs, Value as Stored};
 use crate::model::strings::{StrId, StringPool};
-use crate::traceql::ast::{ArithmeticOp, Attribute, AttributeScope, BinaryOp, Intrinsic, UnaryOp};
+use crate::traceql::ast::{ArithmeticOp, Attribute, AttributeScope, BinaryOp, Intrinsic, Owner, UnaryOp};
 use crate::traceql::types::{Kind, Static, Status, binary, unary};
 
 use super::expr::{Level, Value, level_of};
@@ -108,22 +108,32 @@ impl Evaluator<'_> {
             Attribute::Intrinsic(intrinsic) => self.intrinsic(*intrinsic, item),
             Attribute::Named(named) => {
                 let key = named.name.as_bytes();
+                if named.owner != Owner::Itself {
+                    let relative = self.relatives.of_spans(table, named.owner).of(item);
+                    return relative.map_or(Static::Nil, |span| self.attribute_of_span(named.scope, key, span));
+                }
                 match named.scope {
-                    AttributeScope::Span => self.list_value(&table.spans.attrs, key, item),
+                    AttributeScope::Span | AttributeScope::Unscoped => self.attribute_of_span(named.scope, key, item),
                     AttributeScope::Resource => self.resource_attribute(key, item),
                     AttributeScope::Event => self.list_value(&table.events.attrs, key, item),
                     AttributeScope::Link => self.list_value(&table.links.attrs, key, item),
                     AttributeScope::Instrumentation => self.list_value(&table.scopes.attrs, key, item),
-                    AttributeScope::Unscoped => match self.list_value(&table.spans.attrs, key, item) {
-                        Static::Nil => {
-                            let resource = self.levels.owner(item, Level::Span, Level::Resource);
-                            self.resource_attribute(key, resource)
-                        }
-                        value => value,
-                    },
                 }
             }
         }
+    }
+
+    /// Returns what a span sees under a key of its own or of its resource.
+    fn attribute_of_span(&mut self, scope: AttributeScope, key: &[u8], span: usize) -> Static {
+        let own = match scope {
+            AttributeScope::Span | AttributeScope::Unscoped => self.list_value(&self.table.spans.attrs, key, span),
+            AttributeScope::Resource | AttributeScope::Event | AttributeScope::Link | AttributeScope::Instrumentation => Static::Nil,
+        };
+        if own.is_nil() && matches!(scope, AttributeScope::Unscoped | AttributeScope::Resource) {
+            let resource = self.levels.owner(span, Level::Span, Level::Resource);
+            return self.resource_attribute(key, resource);
+        }
+        own
     }
 
     fn resource_attribute(&mut self, key: &[u8], resource: usize) -> Static {

@@ -1,6 +1,8 @@
 //! Expressions inside filters, groupings and aggregates; attributes and literals.
 
-use super::super::ast::{Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, NamedAttribute, UnaryOp};
+use super::super::ast::{
+    Attribute, AttributeScope, BinaryOp, ComparisonOp, FieldExpr, Intrinsic, LogicalOp, NamedAttribute, Owner, UnaryOp,
+};
 use super::super::check;
 use super::super::lexer::TokenKind;
 use super::super::types::{self, Kind, Static, Status};
@@ -8,13 +10,13 @@ use super::operand::{ADDITIVE, COMPARISON, LOGICAL, MULTIPLICATIVE, POWER, arith
 use super::{MAX_DEPTH, Parsed, Parser};
 
 /// An expression with the height of its tree.
-struct Term {
-    expr: FieldExpr,
+pub(super) struct Term {
+    pub(super) expr: FieldExpr,
     height: usize,
 }
 
 impl Term {
-    fn leaf(expr: FieldExpr) -> Self {
+    pub(super) fn leaf(expr: FieldExpr) -> Self {
         Self { expr, height: 1 }
     }
 }
@@ -36,7 +38,16 @@ impl Parser {
 
     fn field_operand_and_operators(&mut self, min_level: u8) -> Parsed<Term> {
         let mut lhs = self.field_operand()?;
-        while let Some((op, level)) = field_operator(self.peek()).filter(|(_, level)| *level >= min_level) {
+        loop {
+            if min_level <= COMPARISON
+                && let Some(op) = self.word_operator()
+            {
+                lhs = self.word_comparison(op, lhs)?;
+                continue;
+            }
+            let Some((op, level)) = field_operator(self.peek()).filter(|(_, level)| *level >= min_level) else {
+                return Ok(lhs);
+            };
             self.advance();
             if let Some(existence) = existence_operator(op)
                 && self.accept("nil")
@@ -50,7 +61,6 @@ impl Parser {
                 FieldOp::Logical(op) => logical(op, lhs, rhs)?,
             };
         }
-        Ok(lhs)
     }
 
     fn field_operand(&mut self) -> Parsed<Term> {
@@ -133,9 +143,9 @@ impl Parser {
         };
         if let Some(scope) = attribute_scope(text) {
             self.advance();
-            return self.attribute_name(scope, false).map(Some);
+            return self.attribute_name(scope, Owner::Itself).map(Some);
         }
-        if text == "parent." {
+        if let Some(owner) = relative(text) {
             self.advance();
             let scope = match *self.peek() {
                 TokenKind::Fixed(text @ ("span." | "resource.")) => attribute_scope(text),
@@ -144,7 +154,7 @@ impl Parser {
             if scope.is_some() {
                 self.advance();
             }
-            return self.attribute_name(scope.unwrap_or(AttributeScope::Unscoped), true).map(Some);
+            return self.attribute_name(scope.unwrap_or(AttributeScope::Unscoped), owner).map(Some);
         }
         if let Some(intrinsics) = scoped_intrinsics(text) {
             self.advance();
@@ -163,14 +173,14 @@ impl Parser {
         Ok(Some(Attribute::Intrinsic(*intrinsic)))
     }
 
-    fn attribute_name(&mut self, scope: AttributeScope, of_parent: bool) -> Parsed<Attribute> {
+    fn attribute_name(&mut self, scope: AttributeScope, owner: Owner) -> Parsed<Attribute> {
         let TokenKind::Identifier(name) = self.peek() else {
             return Err(self.unexpected(&["IDENTIFIER"]));
         };
         let name = name.as_str().into();
         self.advance();
         self.expect_end_of_attribute()?;
-        Ok(Attribute::Named(NamedAttribute { scope, name, of_parent }))
+        Ok(Attribute::Named(NamedAttribute { scope, name, owner }))
     }
 
     fn expect_end_of_attribute(&mut self) -> Parsed<()> {
@@ -219,6 +229,14 @@ fn scoped_intrinsics(scope: &str) -> Option<&'static [(&'static str, Intrinsic)]
         "event:" => Some(&[("name", Intrinsic::EventName), ("timeSinceStart", Intrinsic::EventTimeSinceStart)]),
         "link:" => Some(&[("traceID", Intrinsic::LinkTraceId), ("spanID", Intrinsic::LinkSpanId)]),
         "instrumentation:" => Some(&[("name", Intrinsic::InstrumentationName), ("version", Intrinsic::InstrumentationVersion)]),
+        _ => None,
+    }
+}
+
+fn relative(text: &str) -> Option<Owner> {
+    match text {
+        "parent." => Some(Owner::Parent),
+        "root." => Some(Owner::Root),
         _ => None,
     }
 }
@@ -293,7 +311,7 @@ fn unary(op: UnaryOp, operand: Term) -> Parsed<Term> {
     grown(FieldExpr::Unary { op, operand: Box::new(operand.expr) }, operand.height + 1)
 }
 
-fn binary(op: BinaryOp, lhs: Term, rhs: Term) -> Parsed<Term> {
+pub(super) fn binary(op: BinaryOp, lhs: Term, rhs: Term) -> Parsed<Term> {
     if let (FieldExpr::Literal(left), FieldExpr::Literal(right)) = (&lhs.expr, &rhs.expr)
         && check::are_operands_legal(op, left.static_type(), right.static_type())
         && let Ok(folded) = types::binary(op, left, right)
@@ -305,7 +323,7 @@ fn binary(op: BinaryOp, lhs: Term, rhs: Term) -> Parsed<Term> {
     grown(FieldExpr::Binary { op, lhs: Box::new(lhs), rhs: Box::new(rhs) }, height)
 }
 
-fn logical(op: LogicalOp, lhs: Term, rhs: Term) -> Parsed<Term> {
+pub(super) fn logical(op: LogicalOp, lhs: Term, rhs: Term) -> Parsed<Term> {
     if let (FieldExpr::Literal(left @ Static::Bool(_)), FieldExpr::Literal(right @ Static::Bool(_))) = (&lhs.expr, &rhs.expr) {
         return Ok(Term::leaf(FieldExpr::Literal(types::logical(op, left, right))));
     }

@@ -282,6 +282,7 @@ impl Parser {
             TokenKind::Fixed("max") => Aggregate::Max,
             TokenKind::Fixed("avg") => Aggregate::Avg,
             TokenKind::Fixed("sum") => Aggregate::Sum,
+            TokenKind::Identifier(name) if name == "count_distinct" => Aggregate::CountDistinct,
             _ => return Ok(None),
         };
         self.advance();

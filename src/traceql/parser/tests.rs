@@ -43,7 +43,7 @@ const FIXED_DEFECTS: &[(&str, &str)] = &[
 ];
 
 /// Examples that the compatible system refuses as not supported yet, and that are valid here.
-const EXTENSIONS: &[&str] = &["type_check-123", "type_check-124", "type_check-125", "type_check-126"];
+const EXTENSIONS: &[&str] = &["type_check-114", "type_check-123", "type_check-124", "type_check-125", "type_check-126"];
 
 #[test]
 fn corpus_verdicts_and_texts() {
@@ -130,6 +130,45 @@ fn errors_name_the_place() {
     ] {
         assert_eq!(compile(text).map(|query| query.to_string()).map_err(|error| error.to_string()), Err(error.to_owned()), "{text}");
     }
+}
+
+#[test]
+fn words_compare_and_print_as_what_they_stand_for() {
+    for (text, canonical) in [
+        ("{ name in (`a`) }", "{ name IN [`a`] }"),
+        ("{ .a not in (1, -2) || name NOT IN [`x`, \"y`\"] }", "{ (.a NOT IN [1, -2]) || (name NOT IN [`x`, \"y`\"]) }"),
+        ("{ .a IN [1.5, 2.0] && .b in (true) }", "{ (.a IN [1.5, 2.0]) && (.b IN [true]) }"),
+        ("{ status not in (ok, unset) && duration in (1s) }", "{ ((status != ok) && (status != unset)) && (duration = 1s) }"),
+        ("{ name contains `a.b` && .a not iendswith `(c)` }", "{ (name =~ `.*a\\.b.*`) && (.a !~ `.*(?i:\\(c\\))`) }"),
+        ("{ .a MATCH NONE [`x`, `y.*`] }", "{ .a MATCH NONE [`x`, `y.*`] }"),
+        ("{ parent.a > root.resource.\"b c\" }", "{ parent.a > root.resource.\"b c\" }"),
+        ("{ 1 + .a in (2) = true }", "{ ((1 + .a) IN [2]) = true }"),
+        ("{} | count_distinct(.a) > count() / 2", "{ true }|(count_distinct(.a)) > ((count()) / 2)"),
+    ] {
+        let query = compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(query.to_string(), canonical);
+        assert_eq!(parse(canonical), Ok(query), "{text}");
+    }
+    for (text, error) in [
+        ("{ name in () }", "parse error at line 1, col 12: syntax error: unexpected )"),
+        ("{ name in (`a`, 1) }", "parse error at line 1, col 18: the elements of a list must be of one type"),
+        ("{ kind in (server, ok) }", "parse error at line 1, col 22: the elements of a list must be of one type"),
+        ("{ -duration in (1s) }", "parse error at line 1, col 19: this list can only be compared with an attribute"),
+        ("{ name contains 1 }", "parse error at line 1, col 17: syntax error: unexpected INTEGER, expecting STRING"),
+        ("{ duration contains `a` }", "binary operations must operate on the same type: duration =~ `.*a.*`"),
+        ("{ .a MATCH ANY [1] }", "illegal operation for the given types: .a MATCH ANY [1]"),
+        ("{ name IN [`a`) }", "parse error at line 1, col 15: syntax error: unexpected )"),
+        ("{ parent.event.a = root.span }", ""),
+    ] {
+        assert_eq!(compile(text).map_or_else(|error| error.to_string(), |_| String::new()), error, "{text}");
+    }
+}
+
+#[test]
+fn groupings_and_aggregates_are_limited() {
+    let query = |stages: usize| format!("{{}} | {}", vec!["by(.a)"; stages].join(" | "));
+    assert!(compile(&query(64)).is_ok());
+    assert_eq!(compile(&query(65)).unwrap_err().to_string(), "query has more than 64 groupings and aggregates");
 }
 
 #[test]

@@ -268,6 +268,14 @@ impl Fixture {
         }
     }
 
+    /// Returns the labels of all spans found, trace by trace.
+    pub(crate) fn labels(&self, hits: &[TraceHit]) -> String {
+        let mut hits: Vec<&TraceHit> = hits.iter().collect();
+        hits.sort_by_key(|hit| &self.trace_labels[&hit.trace_id]);
+        let spans = hits.iter().flat_map(|hit| &hit.span_sets).flat_map(|set| &set.spans);
+        spans.map(|span| self.span_labels[&span.span_id].as_str()).collect::<Vec<_>>().join(" ")
+    }
+
     fn describe(&self, hits: &[TraceHit]) -> FoundTraces {
         let describe_set = |set: &SpanSetHit| FoundSet {
             spans: set.spans.iter().map(|span| self.span_labels[&span.span_id].clone()).collect(),

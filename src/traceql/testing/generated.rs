@@ -207,7 +207,7 @@ fn arb_structural_filter() -> impl Strategy<Value = String> {
         6 => prop::sample::select(vec![
             "{ name = `a` }", "{ name =~ `a.*` }", "{ kind = server }", "{ kind != client }", "{ duration > 1 }", "{ .k = 1 }", "{ .k != nil }",
             "{ .l = `a` }", "{ span.k = nil }", "{ nestedSetParent = -1 }", "{ nestedSetLeft > 3 }", "{ span:childCount > 0 }",
-            "{ resource.service.name = `shop` }", "{ status = error }", "{ false }", "{ nestedSetRight - nestedSetLeft = 1 }",
+            "{ resource.service.name = `shop` }", "{ status = error }", "{ false }", "{ parent.k = 1 }", "{ root.resource.service.name != `a` }", "{ parent.k = nil }", "{ parent.span.k >= root.k }", "{ name in (`a`, `x`) }", "{ .k not in (1, 2) }", "{ kind in (server, client) }", "{ name icontains `A` }", "{ .l not startswith `a` }", "{ parent.m + 1 > .m }", "{ parent.duration != nil || root.k }", "{ nestedSetRight - nestedSetLeft = 1 }",
         ])
         .prop_map(str::to_owned),
         1 => arb_filter().prop_map(|filter| format!("{{ {filter} }}")),
@@ -230,6 +230,10 @@ fn arb_aggregate() -> impl Strategy<Value = &'static str> {
         "avg(.m)",
         "max(nestedSetLeft)",
         "min(.k + 1)",
+        "count_distinct(.k)",
+        "count_distinct(name)",
+        "count_distinct(root.l)",
+        "sum(parent.k)",
     ])
 }
 
@@ -245,7 +249,7 @@ fn arb_stage() -> impl Strategy<Value = String> {
         1 => (arb_aggregate(), arb_comparison(), arb_aggregate()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
         1 => (arb_aggregate(), prop::sample::select(vec!["+", "-", "*", "/", "%"]), arb_aggregate(), arb_comparison(), number)
             .prop_map(|(a, plus, b, op, n)| format!("{n} {op} {a} {plus} {b}")),
-        2 => prop::sample::select(vec!["by(.k)", "by(name)", "by(nestedSetParent)", "by(kind = server)", "by(.l)"]).prop_map(str::to_owned),
+        2 => prop::sample::select(vec!["by(.k)", "by(name)", "by(nestedSetParent)", "by(kind = server)", "by(.l)", "by(parent.k)", "by(root.resource.l)"]).prop_map(str::to_owned),
         1 => Just("coalesce()".to_owned()),
         1 => Just("select(span.l, kind)".to_owned()),
         2 => (arb_structural_filter(), arb_operator(), arb_structural_filter()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),

@@ -1,6 +1,6 @@
 //! Stages and operators between spansets, one trace and one spanset at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::tree::Tree;
 use super::{Site, keeps, value};
@@ -191,13 +191,17 @@ fn aggregate(aggregate: &Aggregate, trace: &TestTrace, spans: &[usize]) -> Stati
         return Static::Int(spans.len() as i64);
     };
     let values = spans.iter().map(|span| value(operand, at(trace, *span)));
+    if let Aggregate::CountDistinct(_) = aggregate {
+        let distinct: HashSet<Static> = values.filter(|value| !value.is_nil()).collect();
+        return Static::Int(distinct.len() as i64);
+    }
     let values: Vec<Static> = values.filter(|value| !value.is_nil() && value.elements().is_none()).collect();
     let Some(first) = values.first() else {
         return Static::Nil;
     };
     let extreme = |op| values.iter().fold(first, |best, value| if compare(op, value, best) { value } else { best }).clone();
     match aggregate {
-        Aggregate::Count => unreachable!("has no operand"),
+        Aggregate::Count | Aggregate::CountDistinct(_) => unreachable!("is no fold"),
         Aggregate::Min(_) => extreme(ComparisonOp::Lt),
         Aggregate::Max(_) => extreme(ComparisonOp::Gt),
         Aggregate::Sum(_) => sum(&values),

@@ -42,7 +42,7 @@ impl Tree {
     }
 
     /// The span and its ancestors up to a root; empty if it leads to none.
-    fn path(&self, span: usize) -> Vec<usize> {
+    pub(super) fn path(&self, span: usize) -> Vec<usize> {
         let mut path = vec![span];
         while let Some(parent) = self.parents[path[path.len() - 1]] {
             if path.contains(&parent) {

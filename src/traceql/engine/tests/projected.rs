@@ -6,6 +6,7 @@ use crate::traceql::engine::projection::{
 };
 
 use super::*;
+use crate::traceql::regex::Pattern;
 
 /// Returns `table` without what `fetch` does not name.
 pub(super) fn project(table: &SpanTable, fetch: &FetchSpec) -> SpanTable {
@@ -99,6 +100,7 @@ pub(super) fn may_be_skipped(table: &SpanTable, condition: &FetchCondition) -> b
         AttributeLevel::Event => &table.events.attrs,
         AttributeLevel::Link => &table.links.attrs,
     };
+    let has_match = |patterns: &[Pattern], id| patterns.iter().any(|pattern| pattern.is_match(&table.strings.text(id)));
     let in_attributes = |level: AttributeLevel, key: &str| {
         let attrs = attrs_of(level);
         let pairs = attrs.keys.iter().zip(&attrs.values).filter(|(id, _)| table.strings.text(**id) == key);
@@ -106,6 +108,7 @@ pub(super) fn may_be_skipped(table: &SpanTable, condition: &FetchCondition) -> b
             |value| match (&condition.test, value) {
                 (FetchTest::Present, _) => true,
                 (FetchTest::Strings(texts), Value::Str(id)) => texts.iter().any(|text| **text == table.strings.text(id)),
+                (FetchTest::Patterns(patterns), Value::Str(id)) => has_match(patterns, id),
                 (FetchTest::Numbers(range), Value::Int(number)) => range.contains(&number),
                 (FetchTest::Numbers(range), Value::Double(number)) => {
                     let above = *range.start() == i64::MIN || *range.start() as f64 <= number;
@@ -116,6 +119,7 @@ pub(super) fn may_be_skipped(table: &SpanTable, condition: &FetchCondition) -> b
         )
     };
     let has_text = |column: &[crate::model::strings::StrId]| match &condition.test {
+        FetchTest::Patterns(patterns) => column.iter().any(|id| has_match(patterns, *id)),
         FetchTest::Strings(texts) => column.iter().any(|id| texts.iter().any(|text| **text == table.strings.text(*id))),
         _ => true,
     };
