@@ -1,4 +1,4 @@
-//! Generated traces and queries.
+//! Generated traces and queries. Strategies are boxed: unboxed, their value trees fill the stack of a test.
 
 use proptest::prelude::*;
 
@@ -6,32 +6,36 @@ use super::{TestAttributes, TestEvent, TestLink, TestScope, TestSpan, TestTrace,
 use crate::model::ids::{SpanId, TraceId};
 use crate::model::span_table::SpanTable;
 
-fn arb_scalar() -> impl Strategy<Value = TestValue> {
+fn arb_scalar() -> BoxedStrategy<TestValue> {
     prop_oneof![
         prop::sample::select(vec!["", "a", "b", "ab", "x"]).prop_map(|text| TestValue::Str(text.to_owned())),
         (-1_i64..3).prop_map(TestValue::Int),
         prop::sample::select(vec![-0.5, 0.0, 1.0, 1.5]).prop_map(TestValue::Double),
         any::<bool>().prop_map(TestValue::Bool),
     ]
+    .boxed()
 }
 
-fn arb_value() -> impl Strategy<Value = TestValue> {
+fn arb_value() -> BoxedStrategy<TestValue> {
     let strings = prop::collection::vec(prop::sample::select(vec!["a", "b", "x"]), 0..4)
         .prop_map(|texts| TestValue::Array(texts.into_iter().map(|text| TestValue::Str(text.to_owned())).collect()));
     let ints = prop::collection::vec(0_i64..3, 1..4).prop_map(|ints| TestValue::Array(ints.into_iter().map(TestValue::Int).collect()));
-    prop_oneof![8 => arb_scalar(), 1 => strings, 1 => ints, 1 => Just(TestValue::Bytes(vec![1, 255]))]
+    prop_oneof![8 => arb_scalar(), 1 => strings, 1 => ints, 1 => Just(TestValue::Bytes(vec![1, 255]))].boxed()
 }
 
-fn arb_attributes() -> impl Strategy<Value = TestAttributes> {
+fn arb_attributes() -> BoxedStrategy<TestAttributes> {
     prop::collection::btree_map(prop::sample::select(vec!["k", "l", "m"]), arb_value(), 0..3)
         .prop_map(|map| map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+        .boxed()
 }
 
-fn arb_resource() -> impl Strategy<Value = TestAttributes> {
-    (arb_attributes(), prop::option::of(prop::sample::select(vec!["a", "shop"]))).prop_map(|(mut attributes, service)| {
-        attributes.extend(service.map(|name| ("service.name".to_owned(), TestValue::Str(name.to_owned()))));
-        attributes
-    })
+fn arb_resource() -> BoxedStrategy<TestAttributes> {
+    (arb_attributes(), prop::option::of(prop::sample::select(vec!["a", "shop"])))
+        .prop_map(|(mut attributes, service)| {
+            attributes.extend(service.map(|name| ("service.name".to_owned(), TestValue::Str(name.to_owned()))));
+            attributes
+        })
+        .boxed()
 }
 
 prop_compose! {
@@ -56,13 +60,13 @@ prop_compose! {
     fn arb_span()(
         parent in 0_u8..4,
         resource in arb_resource(),
-        scope in arb_scope(),
+        scope in arb_scope().boxed(),
         (name, status_message) in (prop::sample::select(vec!["a", "ab", "x"]), prop::sample::select(vec!["", "a"])),
         (kind, status) in (0_i32..6, 0_i32..3),
         (start, duration_nanos) in (1_u64..4, 0_u64..4),
         attributes in arb_attributes(),
-        events in prop::collection::vec(arb_event(), 0..3),
-        links in prop::collection::vec(arb_link(), 0..2),
+        events in prop::collection::vec(arb_event().boxed(), 0..3),
+        links in prop::collection::vec(arb_link().boxed(), 0..2),
     ) -> TestSpan {
         TestSpan {
             id: SpanId::NONE,
@@ -83,21 +87,23 @@ prop_compose! {
 }
 
 /// Traces whose spans have ids unique in all of them.
-pub(in crate::traceql) fn arb_traces() -> impl Strategy<Value = Vec<TestTrace>> {
-    prop::collection::vec(prop::collection::vec(arb_span(), 1..8), 1..6).prop_map(|traces| {
-        let mut next_span = 10_u64;
-        let number = |spans: Vec<TestSpan>, trace: usize| {
-            let spans = spans.into_iter().enumerate().map(|(index, span)| {
-                next_span += 1;
-                // which of several roots counts depends on the storage order
-                let parent = if index > 0 && span.parent.is_none() { SpanId([9; 8]) } else { span.parent };
-                TestSpan { id: SpanId(next_span.to_be_bytes()), parent, ..span }
-            });
-            TestTrace { id: TraceId([trace as u8 + 1; 16]), spans: spans.collect() }
-        };
-        let mut number = number;
-        traces.into_iter().enumerate().map(|(trace, spans)| number(spans, trace)).collect()
-    })
+pub(in crate::traceql) fn arb_traces() -> BoxedStrategy<Vec<TestTrace>> {
+    prop::collection::vec(prop::collection::vec(arb_span().boxed(), 1..8), 1..6)
+        .prop_map(|traces| {
+            let mut next_span = 10_u64;
+            let number = |spans: Vec<TestSpan>, trace: usize| {
+                let spans = spans.into_iter().enumerate().map(|(index, span)| {
+                    next_span += 1;
+                    // which of several roots counts depends on the storage order
+                    let parent = if index > 0 && span.parent.is_none() { SpanId([9; 8]) } else { span.parent };
+                    TestSpan { id: SpanId(next_span.to_be_bytes()), parent, ..span }
+                });
+                TestTrace { id: TraceId([trace as u8 + 1; 16]), spans: spans.collect() }
+            };
+            let mut number = number;
+            traces.into_iter().enumerate().map(|(trace, spans)| number(spans, trace)).collect()
+        })
+        .boxed()
 }
 
 fn arb_attribute() -> impl Strategy<Value = String> {
@@ -112,7 +118,7 @@ fn arb_literal() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["`a`", "`b`", "``", "0", "1", "2", "1.0", "1.5", "true", "false", "1ns", "-1"]).prop_map(str::to_owned)
 }
 
-pub(in crate::traceql) fn arb_leaf() -> impl Strategy<Value = String> {
+pub(in crate::traceql) fn arb_leaf() -> BoxedStrategy<String> {
     let comparison = prop::sample::select(vec!["=", "!=", "<", "<=", ">", ">="]);
     let regex = prop::sample::select(vec!["=~", "!~"]);
     let pattern = prop::sample::select(vec!["`a.*`", "`(?i)B|x`", "``"]);
@@ -146,29 +152,33 @@ pub(in crate::traceql) fn arb_leaf() -> impl Strategy<Value = String> {
         2 => (arb_attribute(), comparison.clone(), arb_attribute()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
         1 => (arb_attribute(), prop::sample::select(vec!["+", "-", "*", "/", "%"]), arb_literal(), comparison, prop::sample::select(vec!["1", "0.5", "duration"]))
             .prop_map(|(a, op, b, cmp, c)| format!("({a} {op} {b} {cmp} {c})")),
-    ]
+    ].boxed()
 }
 
-pub(in crate::traceql) fn arb_filter() -> impl Strategy<Value = String> {
-    arb_leaf().prop_recursive(4, 16, 3, |inner| {
-        prop_oneof![
-            3 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" && "))),
-            3 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" || "))),
-            1 => inner.clone().prop_map(|part| format!("(!{part})")),
-            1 => (inner.clone(), inner).prop_map(|(a, b)| format!("({a} = {b})")),
-        ]
-    })
+pub(in crate::traceql) fn arb_filter() -> BoxedStrategy<String> {
+    arb_leaf()
+        .prop_recursive(4, 16, 3, |inner| {
+            prop_oneof![
+                3 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" && "))),
+                3 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" || "))),
+                1 => inner.clone().prop_map(|part| format!("(!{part})")),
+                1 => (inner.clone(), inner).prop_map(|(a, b)| format!("({a} = {b})")),
+            ]
+        })
+        .boxed()
 }
 
 /// Where a span stands: parent (0: root; beyond the trace: nobody), and whether it shares the id of the span before.
 type Place = (usize, bool);
 
 /// Turns lists of spans into forests: several roots, orphans, cycles, ids that two or three spans share.
-pub(in crate::traceql) fn arb_forests() -> impl Strategy<Value = Vec<TestTrace>> {
+pub(in crate::traceql) fn arb_forests() -> BoxedStrategy<Vec<TestTrace>> {
     let places = prop::collection::vec((0_usize..9, prop::bool::weighted(0.12)), 8);
-    (arb_traces(), prop::collection::vec(places, 6)).prop_map(|(traces, places)| {
-        traces.into_iter().zip(places).map(|(trace, places)| in_stored_order(forest(trace, &places))).collect()
-    })
+    (arb_traces(), prop::collection::vec(places, 6))
+        .prop_map(|(traces, places)| {
+            traces.into_iter().zip(places).map(|(trace, places)| in_stored_order(forest(trace, &places))).collect()
+        })
+        .boxed()
 }
 
 fn forest(mut trace: TestTrace, places: &[Place]) -> TestTrace {
@@ -201,7 +211,7 @@ fn in_stored_order(trace: TestTrace) -> TestTrace {
     ordered
 }
 
-fn arb_structural_filter() -> impl Strategy<Value = String> {
+fn arb_structural_filter() -> BoxedStrategy<String> {
     prop_oneof![
         3 => Just("{}".to_owned()),
         6 => prop::sample::select(vec![
@@ -211,7 +221,7 @@ fn arb_structural_filter() -> impl Strategy<Value = String> {
         ])
         .prop_map(str::to_owned),
         1 => arb_filter().prop_map(|filter| format!("{{ {filter} }}")),
-    ]
+    ].boxed()
 }
 
 fn arb_operator() -> impl Strategy<Value = &'static str> {
@@ -241,7 +251,7 @@ fn arb_comparison() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["=", "!=", "<", "<=", ">", ">="])
 }
 
-fn arb_stage() -> impl Strategy<Value = String> {
+fn arb_stage() -> BoxedStrategy<String> {
     let number = prop::sample::select(vec!["0", "1", "2", "1.5", "-1", "2ns"]);
     prop_oneof![
         3 => arb_structural_filter(),
@@ -253,21 +263,23 @@ fn arb_stage() -> impl Strategy<Value = String> {
         1 => Just("coalesce()".to_owned()),
         1 => Just("select(span.l, kind)".to_owned()),
         2 => (arb_structural_filter(), arb_operator(), arb_structural_filter()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
-    ]
+    ].boxed()
 }
 
 /// Operands stand in parentheses, so that wrapped pipelines may stand beside them.
-fn arb_spansets() -> impl Strategy<Value = String> {
-    arb_structural_filter().prop_recursive(4, 12, 2, |inner| {
-        prop_oneof![
-            6 => (inner.clone(), arb_operator(), inner.clone()).prop_map(|(a, op, b)| format!("({a}) {op} ({b})")),
-            2 => (inner.clone(), arb_stage()).prop_map(|(a, stage)| format!("{a} | {stage}")),
-            1 => (inner, arb_stage(), arb_stage()).prop_map(|(a, one, two)| format!("{a} | {one} | {two}")),
-        ]
-    })
+fn arb_spansets() -> BoxedStrategy<String> {
+    arb_structural_filter()
+        .prop_recursive(4, 12, 2, |inner| {
+            prop_oneof![
+                6 => (inner.clone(), arb_operator(), inner.clone()).prop_map(|(a, op, b)| format!("({a}) {op} ({b})")),
+                2 => (inner.clone(), arb_stage()).prop_map(|(a, stage)| format!("{a} | {stage}")),
+                1 => (inner, arb_stage(), arb_stage()).prop_map(|(a, one, two)| format!("{a} | {one} | {two}")),
+            ]
+        })
+        .boxed()
 }
 
-pub(crate) fn arb_query() -> impl Strategy<Value = String> {
+pub(crate) fn arb_query() -> BoxedStrategy<String> {
     let scalar = |(pipeline, aggregate): (String, &str)| format!("({pipeline} | {aggregate})");
     let pipeline_scalar = (arb_spansets(), arb_aggregate()).prop_map(scalar).boxed();
     prop_oneof![
@@ -277,7 +289,7 @@ pub(crate) fn arb_query() -> impl Strategy<Value = String> {
         1 => (pipeline_scalar.clone(), arb_comparison(), prop::sample::select(vec!["0", "1", "2", "1ns"])).prop_map(|(a, op, n)| format!("{a} {op} {n}")),
         1 => (pipeline_scalar.clone(), arb_comparison(), pipeline_scalar.clone()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
         1 => (pipeline_scalar.clone(), pipeline_scalar, arb_comparison()).prop_map(|(a, b, op)| format!("({a} + {b}) {op} {a}")),
-    ]
+    ].boxed()
 }
 
 /// Forests, each trace in a table of its own.
