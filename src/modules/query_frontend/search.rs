@@ -20,7 +20,7 @@ use crate::services::rpc::message::{Field, MessageWriter, field};
 use crate::services::rpc::querier::SearchPart;
 use crate::services::rpc::search::{Inspection, SearchReply, TimeRange, time_range};
 use crate::services::rpc::status::CallError;
-use crate::traceql::ast::QueryBody;
+use crate::traceql::ast::{MetricsNode, Query, QueryBody};
 use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest, SpanSetHit, TraceHit};
 use crate::traceql::types::Static;
 
@@ -35,16 +35,12 @@ impl QueryFrontend {
         params: SearchParams,
         format: Format,
     ) -> Result<Reply, CallError> {
-        let query = crate::traceql::compile(&params.query)
-            .map_err(|error| CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}")))?;
-        if matches!(query.body, QueryBody::Metrics(_)) {
-            return Err(CallError::new(ErrorClass::Invalid, "invalid TraceQL query: metrics queries are not answered by search"));
-        }
+        let (query, text) = search_query(params.query)?;
         let is_most_recent = matches!(query.hint("most_recent"), Some(Static::Bool(true)));
         let order = if is_most_recent { SearchOrder::MostRecent } else { SearchOrder::FirstFound };
         let plan = self.search_jobs(tenants, params.window);
         let recent = SearchRequest {
-            query: params.query,
+            query: text,
             limit: params.limit as usize,
             spans_per_span_set: params.spans_per_span_set as usize,
             ..SearchRequest::default()
@@ -151,6 +147,24 @@ impl QueryFrontend {
 
     async fn ask_search(&self, job: &Job, request: &SearchRequest) -> Result<SearchReply, CallError> {
         jobs::with_retries(self.config.max_retries, || self.querier.search(&job.tenant, request, &job.part)).await
+    }
+}
+
+/// Parses a query for search; returns it with its text. Of a metrics query that is one pipeline, search shows the spans that are counted
+/// (traceql-metrics §1.3).
+fn search_query(text: String) -> Result<(Query, String), CallError> {
+    let query =
+        crate::traceql::compile(&text).map_err(|error| CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}")))?;
+    let QueryBody::Metrics(metrics) = query.body else { return Ok((query, text)) };
+    match metrics.node {
+        MetricsNode::Query(counted) => {
+            let query = Query { body: QueryBody::Search(counted.pipeline), hints: query.hints };
+            let text = query.to_string();
+            Ok((query, text))
+        }
+        MetricsNode::Binary { .. } | MetricsNode::ScalarRight { .. } | MetricsNode::ScalarLeft { .. } => {
+            Err(CallError::new(ErrorClass::Invalid, "math expressions not supported"))
+        }
     }
 }
 
