@@ -1,5 +1,6 @@
 //! Metrics jobs.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +23,7 @@ use crate::tempodb::block::meta::BlockMeta;
 use crate::tempodb::block::prune::{IntColumn, Range as Known};
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
 use crate::tempodb::block::selection::RowSelection;
-use crate::traceql::metrics::{RawMetrics, Window};
+use crate::traceql::metrics::{RawMetrics, SumStage, Window};
 
 impl Querier {
     pub(super) async fn metrics_of_recent(&self, tenant: &TenantId, request: &MetricsRequest) -> Result<RecentMetricsReply, CallError> {
@@ -30,16 +31,15 @@ impl Querier {
             let blocks = self.db.blocks_overlapping(tenant, seconds_of(&request.window).seconds());
             return Ok(RecentMetricsReply { blocks, ..RecentMetricsReply::default() });
         }
-        let replies = try_join_all(self.span_readers.iter().map(|reader| reader.metrics(tenant, request))).await?;
-        let mut all = RecentMetricsReply::default();
-        for RecentMetricsReply { reply, blocks } in replies {
-            all.reply.inspection.add(reply.inspection);
-            all.reply.series.partial |= reply.series.partial;
-            all.reply.series.series.extend(reply.series.series);
-            let known: std::collections::HashSet<_> = all.blocks.iter().map(|meta| meta.block_id).collect();
-            all.blocks.extend(blocks.into_iter().filter(|meta| !known.contains(&meta.block_id)));
+        let mut replies = try_join_all(self.span_readers.iter().map(|reader| reader.metrics(tenant, request))).await?;
+        match replies.pop() {
+            Some(only) if replies.is_empty() => Ok(only),
+            last => {
+                replies.extend(last);
+                let request = request.clone();
+                self.on_cpu("sum_recent_series", move || sum_of_recent(&request, replies)).await?
+            }
         }
-        Ok(all)
     }
 
     pub(super) async fn count_block(
@@ -112,6 +112,19 @@ impl Querier {
         let inspection = Inspection { traces: seen.traces, spans: seen.spans, ..inspection(&meter) };
         Ok(MetricsReply { series, inspection, is_whole })
     }
+}
+
+/// Joins what several hold, each with the blocks that it knows.
+fn sum_of_recent(request: &MetricsRequest, replies: Vec<RecentMetricsReply>) -> Result<RecentMetricsReply, CallError> {
+    let plan = plan_metrics(&request.query)?;
+    let mut sum = SumStage::new(&plan, job_options(request, request.window)).map_err(engine_error)?;
+    let (mut inspection, mut blocks, mut known) = (Inspection::default(), Vec::new(), HashSet::new());
+    for reply in replies {
+        inspection.add(reply.reply.inspection);
+        sum.add(reply.reply.series);
+        blocks.extend(reply.blocks.into_iter().filter(|meta| known.insert(meta.block_id)));
+    }
+    Ok(RecentMetricsReply { reply: MetricsReply { series: sum.finish(), inspection, is_whole: false }, blocks })
 }
 
 /// Returns the bounds of the times at which spans of some row groups start, from the footer alone.

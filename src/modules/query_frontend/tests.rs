@@ -399,6 +399,17 @@ async fn search_answers_once_per_trace() {
 }
 
 #[tokio::test]
+async fn search_shows_what_a_metrics_query_counts() {
+    let frontend =
+        with_tables(vec![table(7, vec![span(1, 0, "root"), span(2, 1, "bad")]), table(9, vec![span(1, 0, "other")])], vec![]).frontend();
+    let found = get(&frontend, "/api/search?q=%7Bstatus%3Derror%7D%7Crate()by(name)%7Ctopk(3)", &[]).await.json();
+    let traces = found["traces"].as_array().unwrap();
+    assert_eq!((traces.len(), &traces[0]["traceID"], &traces[0]["spanSet"]["matched"]), (1, &json!("7"), &json!(1)));
+    let math = get(&frontend, "/api/search?q=(%7B%7D%7Crate())*2", &[]).await;
+    assert_eq!((math.status.as_u16(), math.text()), (400, "math expressions not supported"));
+}
+
+#[tokio::test]
 async fn tag_search_is_answered_without_span_sets() {
     let frontend = with_tables(vec![table(7, vec![span(1, 0, "root")]), table(9, vec![span(1, 0, "other")])], vec![]).frontend();
     let shown = get(&frontend, "/api/search?tags=service.name%3Dshop%20name%3Droot", &[]).await.json();
