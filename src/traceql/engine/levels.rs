@@ -117,7 +117,7 @@ fn owners_of(offsets: &Offsets) -> Vec<u32> {
 }
 
 /// Finds the owners of items that are asked for in ascending order.
-pub(super) struct OwnerCursor<'t> {
+pub(in crate::traceql) struct OwnerCursor<'t> {
     bounds: &'t [u32],
     owner: usize,
 }
@@ -126,12 +126,12 @@ pub(super) struct OwnerCursor<'t> {
 const LINEAR_STEPS: usize = 8;
 
 impl<'t> OwnerCursor<'t> {
-    pub(super) fn new(offsets: &'t Offsets) -> Self {
+    pub(in crate::traceql) fn new(offsets: &'t Offsets) -> Self {
         Self { bounds: offsets.bounds(), owner: 0 }
     }
 
     /// Returns the owner of `item`, which must not be below an earlier one and must have an owner.
-    pub(super) fn owner_of(&mut self, item: usize) -> usize {
+    pub(in crate::traceql) fn owner_of(&mut self, item: usize) -> usize {
         for _ in 0..LINEAR_STEPS {
             if self.bounds[self.owner + 1] as usize > item {
                 return self.owner;

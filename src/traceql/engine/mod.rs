@@ -16,6 +16,7 @@
 //! * No table makes the engine panic: columns that were not read have no values.
 
 mod aggregate;
+pub(in crate::traceql) mod columns;
 mod condition;
 mod expr;
 mod filter;
@@ -27,7 +28,6 @@ mod pruning;
 mod relatives;
 mod scan;
 mod shown;
-#[expect(dead_code, reason = "evaluation is not here yet")]
 pub(in crate::traceql) mod source;
 mod structure;
 mod tags;

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::projection::{FetchKinds, FetchSpec};
 use crate::base::bitset::Bitset;
+use crate::model::span_table::SpanTable;
 use crate::traceql::ast::{Attribute, FieldExpr, Pipeline};
 
 use super::EngineError;
@@ -12,6 +13,8 @@ use super::expr::{Level, Node};
 use super::filter::Evaluator;
 use super::pipeline::{Run, State};
 use super::plan::{PlanStage, Spansets, fetch_of, selected, stages, visit_stages};
+
+pub(in crate::traceql) use super::levels::OwnerCursor;
 
 /// A pipeline ready to run on any number of tables.
 #[derive(Debug, Clone)]
@@ -74,14 +77,18 @@ impl SpanFilter {
     }
 }
 
-/// Selects spans of one table.
+/// The spans of one table: which are kept, and (in [`super::columns`]) what they hold.
 pub(in crate::traceql) struct TableSpans<'t> {
     pub(super) evaluator: Evaluator<'t>,
 }
 
 impl<'t> TableSpans<'t> {
-    pub(in crate::traceql) fn new(table: &'t crate::model::span_table::SpanTable) -> Self {
+    pub(in crate::traceql) fn new(table: &'t SpanTable) -> Self {
         Self { evaluator: Evaluator::new(table) }
+    }
+
+    pub(in crate::traceql) fn table(&self) -> &'t SpanTable {
+        self.evaluator.table
     }
 
     /// Returns the spans of traces in `rows`; `None`: of all.

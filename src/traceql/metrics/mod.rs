@@ -15,21 +15,29 @@
 //! * Each stage holds at most [`MAX_STATE_BYTES`] of series. At that bound, and at `max_series`, it goes on without what does not fit and its
 //!   result is `partial`.
 
-#[expect(dead_code, reason = "evaluation is not here yet")]
+mod window;
+mod series;
 mod plan;
 mod raw;
-#[expect(dead_code, reason = "evaluation is not here yet")]
-mod series;
-mod stages;
-mod window;
+mod compare;
+mod accumulate;
+mod exemplars;
+mod tracestate;
+mod sum;
+mod second;
+mod answer;
 
+#[cfg(test)]
+mod tests;
+
+pub use answer::{FinalOptions, FinalResult, FinalStage};
 pub use plan::MetricsPlan;
 pub use raw::RawMetrics;
 pub use series::{
     BUCKET_LABEL, COUNT_META, Exemplar, FRAGMENT_LABEL, Label, Labels, META_LABEL, NAME_LABEL, QUANTILE_LABEL, Sample, Series, SeriesSet,
     TRACE_ID_LABEL,
 };
-pub use stages::{FinalOptions, FinalResult, FinalStage, SumStage};
+pub use sum::SumStage;
 pub use window::{Window, WindowError, default_step};
 
 /// Series of one stage of one query, in bytes. Ten thousand series of a thousand intervals take 80 MB.

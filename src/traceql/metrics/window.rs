@@ -120,6 +120,16 @@ impl Window {
         usize::try_from((nanos - 1) / self.step - first).ok()
     }
 
+    /// Returns the part of the window that interval `index` covers: spans that start in (start, end].
+    pub fn bounds_of(&self, index: usize) -> (u64, u64) {
+        if self.instant {
+            return (self.start, self.end);
+        }
+        let edge = |index: u64| (self.start - self.start.checked_rem(self.step).unwrap_or(0)).saturating_add(index.saturating_mul(self.step));
+        let index = index as u64;
+        (edge(index).max(self.start), edge(index.saturating_add(1)).min(self.end))
+    }
+
     /// Returns the interval that is reported at the sample time `ms`; `None` outside of the grid. Parts of a query may have been evaluated
     /// over a smaller window, so that an instant sample may lie anywhere in it.
     pub fn interval_of_ms(&self, ms: i64) -> Option<usize> {
