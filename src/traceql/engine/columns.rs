@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
-use super::expr::{Level, level_of};
+use super::expr::Level;
 use super::levels::OwnerCursor;
 use super::projection::SERVICE_NAME;
 use super::source::TableSpans;
@@ -275,7 +275,8 @@ impl TableSpans<'_> {
     pub(in crate::traceql) fn numbers(&mut self, attribute: &Attribute, spans: &[u32]) -> Vec<f64> {
         let table = self.evaluator.table;
         if *attribute == Attribute::Intrinsic(Intrinsic::Duration) {
-            let seconds = |span: &u32| table.spans.duration_nanos.get(*span as usize).map_or(f64::NAN, |n| *n as i64 as f64 / NANOS_PER_SECOND);
+            let seconds =
+                |span: &u32| table.spans.duration_nanos.get(*span as usize).map_or(f64::NAN, |n| *n as i64 as f64 / NANOS_PER_SECOND);
             return spans.iter().map(seconds).collect();
         }
         let number = |value: Static| measured(attribute, &value).unwrap_or(f64::NAN);

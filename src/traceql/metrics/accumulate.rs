@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
+use super::MAX_STATE_BYTES;
 use super::series::{COUNT_META, Labels, META_LABEL, Sample};
 use super::window::Window;
-use super::MAX_STATE_BYTES;
 use crate::traceql::types::Static;
 
 /// What a cell holds and how two meet.
@@ -96,10 +96,6 @@ impl Accumulator {
         Some(row)
     }
 
-    pub(super) fn find(&self, labels: &Labels) -> Option<u32> {
-        self.rows.get(labels).copied()
-    }
-
     /// Adds one observation, or a merged value, with its weight. For counts the weight is what is added.
     pub(super) fn add(&mut self, row: u32, interval: usize, value: f64, weight: f64) {
         let has_room = self.memory_bytes() < MAX_STATE_BYTES;
@@ -173,7 +169,11 @@ impl Accumulator {
 
     /// Returns the weights that go with [`Accumulator::samples`] of a mean.
     pub(super) fn weights(&self, row: u32) -> Vec<Sample> {
-        self.samples_of(row, |interval| if self.value(row, interval).is_nan() { 0.0 } else { self.weight(row, interval) }, |weight| *weight > 0.0)
+        self.samples_of(
+            row,
+            |interval| if self.value(row, interval).is_nan() { 0.0 } else { self.weight(row, interval) },
+            |weight| *weight > 0.0,
+        )
     }
 
     fn samples_of(&self, row: u32, value: impl Fn(usize) -> f64, is_sent: impl Fn(&f64) -> bool) -> Vec<Sample> {

@@ -477,8 +477,7 @@ fn levels<'t>(table: &'t SpanTable, chosen: &Chosen) -> Vec<(Owners, Vec<Column<
     ];
     let trace_columns =
         vec![text(Intrinsic::RootName, &traces.root_span_name), text(Intrinsic::RootServiceName, &traces.root_service_name)];
-    let mut levels =
-        vec![(of_span, span_columns), (of_scope, scope_columns), (of_resource, resource_columns), (of_trace, trace_columns)];
+    let mut levels = vec![(of_span, span_columns), (of_scope, scope_columns), (of_resource, resource_columns), (of_trace, trace_columns)];
     for (owners, columns) in &mut levels {
         let needed = owners.last().map_or(0, |(owner, _)| *owner as usize + 1);
         columns.retain(|column| match column {

@@ -374,13 +374,7 @@ impl Refined {
 }
 
 /// Returns the rows of the groups that have spans, and values if the function wants them.
-fn rows_of_groups(
-    part: &Part,
-    groups: &Groups,
-    values: Option<&[f64]>,
-    spans: &mut TableSpans<'_>,
-    series: &mut Accumulator,
-) -> Vec<u32> {
+fn rows_of_groups(part: &Part, groups: &Groups, values: Option<&[f64]>, spans: &mut TableSpans<'_>, series: &mut Accumulator) -> Vec<u32> {
     let mut is_used = Bitset::new(groups.len);
     for (at, group) in groups.of_spans.iter().enumerate() {
         if values.is_none_or(|values| !values[at].is_nan()) {

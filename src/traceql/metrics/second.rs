@@ -278,7 +278,11 @@ mod tests {
 
     #[test]
     fn extremes_are_chosen_per_interval() {
-        let row = |name: &str, values: &[f64]| Row { labels: Labels::single("a", Static::string(name)), values: values.to_vec(), exemplars: Vec::new() };
+        let row = |name: &str, values: &[f64]| Row {
+            labels: Labels::single("a", Static::string(name)),
+            values: values.to_vec(),
+            exemplars: Vec::new(),
+        };
         let rows = || vec![row("x", &[1.0, f64::NAN]), row("y", &[1.0, 5.0]), row("z", &[0.0, -0.0])];
         let after = |stage: SecondStage| {
             let mut rows = rows();

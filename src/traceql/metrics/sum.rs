@@ -102,7 +102,8 @@ impl SumStage {
         }
         let Some(row) = known.row(&series.labels) else { return };
         let weight_at = |timestamp_ms: i64| {
-            let found = weights.map(|weights| weights.binary_search_by_key(&timestamp_ms, |weight| weight.timestamp_ms).map(|at| weights[at].value));
+            let found = weights
+                .map(|weights| weights.binary_search_by_key(&timestamp_ms, |weight| weight.timestamp_ms).map(|at| weights[at].value));
             found.map_or(Some(1.0), Result::ok)
         };
         for sample in &series.samples {

@@ -125,7 +125,8 @@ impl Window {
         if self.instant {
             return (self.start, self.end);
         }
-        let edge = |index: u64| (self.start - self.start.checked_rem(self.step).unwrap_or(0)).saturating_add(index.saturating_mul(self.step));
+        let edge =
+            |index: u64| (self.start - self.start.checked_rem(self.step).unwrap_or(0)).saturating_add(index.saturating_mul(self.step));
         let index = index as u64;
         (edge(index).max(self.start), edge(index.saturating_add(1)).min(self.end))
     }
