@@ -1,4 +1,4 @@
-//! Evaluates one query per operator on a table in memory, first pass only.
+//! Evaluates one query per operator, and one per metrics function, on a table in memory, first pass only.
 //!
 //! The table resembles a row group: 6,000 traces of 16 spans of 20 services, 10 resource and 7 span attributes, an event on every fourth
 //! span. Throughput is spans per second (its inverse is the tracked ns per span); traces are never cut short by a limit.
@@ -14,8 +14,11 @@ use tempo_rs::model::otlp_table::{Fragment, build_table};
 use tempo_rs::model::span_table::SpanTable;
 use tempo_rs::model::wire::{put_bytes, put_tag, put_varint};
 use tempo_rs::traceql::engine::{EvaluateOptions, Plan, evaluate};
+use tempo_rs::traceql::metrics::{JobOptions, MetricsPlan, RawMetrics, Window};
 use tempo_rs::traceql::{compile, rewrite};
 
+/// Spans start within a second from here.
+const START: u64 = 1_790_000_000_000_000_000;
 const TRACES: usize = 6_000;
 const SPANS_PER_TRACE: usize = 16;
 const SERVICES: usize = 20;
@@ -52,6 +55,40 @@ const QUERIES: &[(&str, &str)] = &[
     ("contains", "{ span.db.statement contains `id = 99` }"),
     ("by_name", "{} | by(name) | count() > 3"),
 ];
+
+const METRICS: &[(&str, &str)] = &[
+    ("rate", "{} | rate()"),
+    ("rate_by_service", "{} | rate() by (resource.service.name)"),
+    ("rate_by_two", "{} | rate() by (resource.service.name, span.http.status_code)"),
+    ("rate_by_many", "{} | rate() by (span.session.id)"),
+    ("errors_rate", "{ status = error } | rate()"),
+    ("max", "{} | max_over_time(duration) by (resource.service.name)"),
+    ("sum_attribute", "{} | sum_over_time(span.rows)"),
+    ("avg", "{} | avg_over_time(duration) by (name)"),
+    ("quantile_by_service", "{} | quantile_over_time(duration, .9) by (resource.service.name)"),
+    ("histogram", "{} | histogram_over_time(duration)"),
+    ("compare", "{} | compare({ status = error })"),
+];
+
+fn metrics(c: &mut Criterion) {
+    let table = table();
+    let cancelled = AtomicBool::new(false);
+    let window = Window::range(START - 1, START + 1_000_000_000, 50_000_000);
+    let options = JobOptions { window, exemplars: 100, max_series: 1_000 };
+    let mut group = c.benchmark_group("metrics");
+    group.throughput(Throughput::Elements(table.span_count() as u64));
+    for (name, query) in METRICS {
+        let plan = MetricsPlan::new(&compile(query).expect("the query is valid")).expect("it is a metrics query");
+        group.bench_function(BenchmarkId::from_parameter(name), |b| {
+            b.iter(|| {
+                let mut raw = RawMetrics::new(&plan, options).expect("the window is small");
+                raw.add(black_box(&table), None, &cancelled).expect("nothing cancels it");
+                raw.finish()
+            })
+        });
+    }
+    group.finish();
+}
 
 fn operators(c: &mut Criterion) {
     let table = table();
@@ -93,7 +130,7 @@ fn trace(rng: &mut StdRng, id: &TraceId) -> Vec<u8> {
 }
 
 fn span(rng: &mut StdRng, id: &TraceId, span_id: [u8; 8], parent: Option<[u8; 8]>) -> Vec<u8> {
-    let start: u64 = 1_790_000_000_000_000_000 + rng.random_range(0..1_000_000_000);
+    let start: u64 = START + rng.random_range(0..1_000_000_000);
     let mut out = Vec::new();
     put_bytes(&mut out, 1, &id.0);
     put_bytes(&mut out, 2, &span_id);
@@ -151,5 +188,5 @@ fn attribute(key: &str, any: &[u8]) -> Vec<u8> {
     pair
 }
 
-criterion_group!(benches, operators);
+criterion_group!(benches, operators, metrics);
 criterion_main!(benches);

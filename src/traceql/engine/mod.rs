@@ -58,8 +58,6 @@ pub use tags::{TagSelection, tag_names, tag_values};
 /// Why a query has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    #[error("{0} not supported yet")]
-    Unsupported(&'static str),
     /// Arithmetic over metrics given to a search.
     #[error("math expressions not supported")]
     MathExpression,
@@ -76,7 +74,6 @@ pub enum EngineError {
 impl EngineError {
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unsupported(_) => ErrorClass::Unsupported,
             Self::MathExpression | Self::MultipleSpansets | Self::TooManyIntervals(_) | Self::NotMetrics => ErrorClass::Invalid,
             Self::Cancelled => ErrorClass::Cancelled,
         }

@@ -26,7 +26,7 @@ pub(in crate::traceql) struct SpanSource {
 }
 
 impl SpanSource {
-    pub(in crate::traceql) fn new(pipeline: &Pipeline) -> Result<Self, EngineError> {
+    pub(in crate::traceql) fn new(pipeline: &Pipeline) -> Self {
         let mut stages = stages(pipeline);
         let mut attributes = Vec::new();
         let mut name = |attribute: &Attribute| {
@@ -40,7 +40,7 @@ impl SpanSource {
         while matches!(stages.last(), Some(PlanStage::GroupBy { .. } | PlanStage::Coalesce)) {
             stages.pop();
         }
-        Ok(Self { fetch: fetch_of(&stages), stages, attributes })
+        Self { fetch: fetch_of(&stages), stages, attributes }
     }
 
     /// What [`TableSpans::select`] reads.

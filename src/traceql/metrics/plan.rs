@@ -103,7 +103,7 @@ impl MetricsPlan {
     /// Plans a validated metrics query.
     ///
     /// # Errors
-    /// [`EngineError::NotMetrics`] for a search query, [`EngineError::Unsupported`] for what cannot be evaluated.
+    /// [`EngineError::NotMetrics`] for a search query.
     pub fn new(query: &Query) -> Result<Self, EngineError> {
         // keys of sub-queries are those of the rewritten text
         let query = or_to_in(query.clone());
@@ -112,7 +112,7 @@ impl MetricsPlan {
         };
         let extrapolates = matches!(query.hint("extrapolate"), Some(Static::Bool(true)));
         let mut parts = Vec::new();
-        let expr = plan_expr(metrics, &mut parts)?;
+        let expr = plan_expr(metrics, &mut parts);
         let fetch = fetch(&parts, extrapolates);
         let needs_traces = parts.iter().any(|part: &Part| part.source.needs_whole_traces());
         let sampling = sampling(&query, needs_traces);
@@ -204,8 +204,8 @@ impl Function {
 }
 
 impl Part {
-    fn new(query: &MetricsQuery, key: Arc<str>) -> Result<Self, EngineError> {
-        let source = SpanSource::new(&query.pipeline)?;
+    fn new(query: &MetricsQuery, key: Arc<str>) -> Self {
+        let source = SpanSource::new(&query.pipeline);
         let by: Vec<Named> = query.by.iter().map(Named::new).collect();
         let mut shown: Vec<Named> = Vec::new();
         let named = source.attributes().iter().chain(&query.by).chain(query.function.attribute());
@@ -215,7 +215,7 @@ impl Part {
                 shown.push(Named::new(attribute));
             }
         }
-        Ok(Self { key, source, function: function(&query.function), by, shown })
+        Self { key, source, function: function(&query.function), by, shown }
     }
 }
 
@@ -251,7 +251,7 @@ fn function(function: &MetricsFunction) -> Function {
     }
 }
 
-fn plan_expr(expr: &MetricsExpr, parts: &mut Vec<Part>) -> Result<PlanExpr, EngineError> {
+fn plan_expr(expr: &MetricsExpr, parts: &mut Vec<Part>) -> PlanExpr {
     let node = match &expr.node {
         MetricsNode::Query(query) => {
             let key: Arc<str> = query.to_string().into();
@@ -259,22 +259,22 @@ fn plan_expr(expr: &MetricsExpr, parts: &mut Vec<Part>) -> Result<PlanExpr, Engi
             PlanNode::Part(match known {
                 Some(index) => index,
                 None => {
-                    parts.push(Part::new(query, key)?);
+                    parts.push(Part::new(query, key));
                     parts.len() - 1
                 }
             })
         }
         MetricsNode::Binary { op, lhs, rhs } => {
-            PlanNode::Binary { op: *op, lhs: Box::new(plan_expr(lhs, parts)?), rhs: Box::new(plan_expr(rhs, parts)?) }
+            PlanNode::Binary { op: *op, lhs: Box::new(plan_expr(lhs, parts)), rhs: Box::new(plan_expr(rhs, parts)) }
         }
         MetricsNode::ScalarRight { op, lhs, scalar } => {
-            PlanNode::ScalarRight { op: *op, lhs: Box::new(plan_expr(lhs, parts)?), scalar: *scalar }
+            PlanNode::ScalarRight { op: *op, lhs: Box::new(plan_expr(lhs, parts)), scalar: *scalar }
         }
         MetricsNode::ScalarLeft { op, scalar, rhs } => {
-            PlanNode::ScalarLeft { op: *op, scalar: *scalar, rhs: Box::new(plan_expr(rhs, parts)?) }
+            PlanNode::ScalarLeft { op: *op, scalar: *scalar, rhs: Box::new(plan_expr(rhs, parts)) }
         }
     };
-    Ok(PlanExpr { node, second_stages: expr.second_stages.clone() })
+    PlanExpr { node, second_stages: expr.second_stages.clone() }
 }
 
 fn fetch(parts: &[Part], extrapolates: bool) -> FetchSpec {

@@ -152,7 +152,7 @@ fn arb_simple() -> impl Strategy<Value = Simple> {
 
 fn arb_expr() -> impl Strategy<Value = Expr> {
     let op = || prop::sample::select(vec![ArithmeticOp::Add, ArithmeticOp::Sub, ArithmeticOp::Mul, ArithmeticOp::Div]);
-    let simple = arb_simple().prop_map(Expr::Simple);
+    let simple = arb_simple().prop_map(Expr::Simple).boxed();
     let compare = (arb_filter(), arb_filter(), 1_usize..4).prop_map(|(filter, selection, top_n)| {
         // only filters are selections
         let selection = if selection.text().contains('|') && !selection.text().contains("||") || selection.text().contains("&&") {
