@@ -385,12 +385,13 @@ impl Renamer<'_> {
 
     /// Appends the attributes of `owners`.
     fn attrs(&mut self, from: &Attrs, owners: std::ops::Range<usize>, to: &mut Attrs) {
-        for owner in owners {
-            for (key, value) in from.of_owner(owner) {
-                let value = self.value(value, from, to);
-                to.push(self.string(key), value);
-            }
-            to.close_owner();
+        let attributes = from.of.range_of_all(owners.clone());
+        to.of.append(&from.of, owners, to.keys.len());
+        to.keys.extend(from.keys[attributes.clone()].iter().map(|key| self.string(*key)));
+        to.values.reserve(attributes.len());
+        for value in &from.values[attributes] {
+            let value = self.value(*value, from, to);
+            to.values.push(value);
         }
     }
 
@@ -422,23 +423,17 @@ fn copy_spans(from: &SpanTable, range: std::ops::Range<usize>, to: &mut SpanTabl
     spans.trace_state.extend(source.trace_state[range.clone()].iter().map(|&id| rename.string(id)));
     spans.status_message.extend(source.status_message[range.clone()].iter().map(|&id| rename.string(id)));
     rename.attrs(&source.attrs, range.clone(), &mut spans.attrs);
-    for span in range {
-        let events = source.events.range(span);
-        if !events.is_empty() {
-            to.events.time_since_start_nanos.extend_from_slice(&from.events.time_since_start_nanos[events.clone()]);
-            to.events.dropped_attributes.extend_from_slice(&from.events.dropped_attributes[events.clone()]);
-            to.events.name.extend(from.events.name[events.clone()].iter().map(|&id| rename.string(id)));
-            rename.attrs(&from.events.attrs, events, &mut to.events.attrs);
-        }
-        to.spans.events.push_end(to.events.name.len());
-        let links = source.links.range(span);
-        if !links.is_empty() {
-            to.links.trace_id.extend_from_slice(&from.links.trace_id[links.clone()]);
-            to.links.span_id.extend_from_slice(&from.links.span_id[links.clone()]);
-            to.links.dropped_attributes.extend_from_slice(&from.links.dropped_attributes[links.clone()]);
-            to.links.trace_state.extend(from.links.trace_state[links.clone()].iter().map(|&id| rename.string(id)));
-            rename.attrs(&from.links.attrs, links, &mut to.links.attrs);
-        }
-        to.spans.links.push_end(to.links.span_id.len());
-    }
+    let events = source.events.range_of_all(range.clone());
+    spans.events.append(&source.events, range.clone(), to.events.name.len());
+    to.events.time_since_start_nanos.extend_from_slice(&from.events.time_since_start_nanos[events.clone()]);
+    to.events.dropped_attributes.extend_from_slice(&from.events.dropped_attributes[events.clone()]);
+    to.events.name.extend(from.events.name[events.clone()].iter().map(|&id| rename.string(id)));
+    rename.attrs(&from.events.attrs, events, &mut to.events.attrs);
+    let links = source.links.range_of_all(range.clone());
+    spans.links.append(&source.links, range, to.links.span_id.len());
+    to.links.trace_id.extend_from_slice(&from.links.trace_id[links.clone()]);
+    to.links.span_id.extend_from_slice(&from.links.span_id[links.clone()]);
+    to.links.dropped_attributes.extend_from_slice(&from.links.dropped_attributes[links.clone()]);
+    to.links.trace_state.extend(from.links.trace_state[links.clone()].iter().map(|&id| rename.string(id)));
+    rename.attrs(&from.links.attrs, links, &mut to.links.attrs);
 }

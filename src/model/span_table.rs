@@ -228,6 +228,15 @@ impl Offsets {
         self.0.push(u32::try_from(end).expect("a table holds less than 2^32 items a level"));
     }
 
+    /// Closes as many owners as `owners` of another table has, with runs of the same lengths; the first begins at item `start`.
+    pub fn append(&mut self, from: &Self, owners: Range<usize>, start: usize) {
+        debug_assert!(start >= self.total(), "runs do not overlap");
+        let bounds = &from.0[owners.start..=owners.end];
+        let end = start + (bounds[bounds.len() - 1] - bounds[0]) as usize;
+        assert!(u32::try_from(end).is_ok(), "a table holds less than 2^32 items a level");
+        self.0.extend(bounds[1..].iter().map(|bound| bound - bounds[0] + start as u32));
+    }
+
     /// Number of items that all closed owners have.
     pub fn total(&self) -> usize {
         self.0[self.0.len() - 1] as usize
