@@ -185,9 +185,11 @@ fn spread(traces: &[TestTrace], window: Window, (places, jobs): &(Vec<(usize, us
         let here = traces.iter().zip(places).filter(|(_, place)| **place == (job, table)).map(|(trace, _)| trace.clone());
         table_of(&here.collect::<Vec<_>>())
     };
+    // as the frontend has it: a window that does not begin on an edge would get spans of before into its first interval
+    let is_aligned = window.start.is_multiple_of(window.step);
     let job = |(index, (reads_more, merge)): (usize, &(bool, Option<usize>))| Job {
         tables: (0..2).map(|at| table(index, at)).collect(),
-        window: if *reads_more { window.with_leading_step() } else { window },
+        window: if *reads_more && is_aligned { window.with_leading_step() } else { window },
         merge: *merge,
     };
     jobs.iter().enumerate().map(job).collect()
