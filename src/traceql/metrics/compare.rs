@@ -21,7 +21,7 @@ use super::exemplars::Exemplars;
 use super::plan::CompareFunction;
 use super::raw::{Chosen, emit, for_one_span_per_trace, trace_id};
 use super::series::{Exemplar, Labels, META_LABEL, Series, TRACE_ID_LABEL, label_value};
-use super::window::Window;
+use super::window::{NANOS_PER_MILLI, Window};
 use crate::base::bitset::Bitset;
 use crate::model::span_table::{Attrs, Offsets, SpanTable, Value as Stored};
 use crate::model::strings::{StrId, StringPool};
@@ -34,8 +34,6 @@ use crate::traceql::types::{Kind as SpanKind, Static, Status};
 const CANDIDATES: usize = 4;
 /// At least so many.
 const MIN_CANDIDATES: usize = 32;
-
-const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// Values of `__meta_type`, by side.
 pub(super) const VALUES: [&str; 2] = ["baseline", "selection"];

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use foldhash::fast::FixedState;
 
 use super::series::Exemplar;
-use super::window::Window;
+use super::window::{NANOS_PER_MILLI, Window};
 
 /// More are never kept, whatever a request asks for.
 const MAX_EXEMPLARS: u32 = 100_000;
@@ -21,6 +21,7 @@ pub(super) struct Exemplars {
     /// The limit holds for each series instead of all together.
     is_per_series: bool,
     start_ms: i64,
+    end_ms: i64,
     slot_ms: i64,
     slots: usize,
     /// By series (0 when they share): filled slots and how many there are.
@@ -34,15 +35,16 @@ impl Exemplars {
         let most = if is_per_series { MAX_PER_SERIES } else { MAX_EXEMPLARS };
         let limit = if window.instant { 0 } else { limit.min(most) as usize };
         let slots = (limit / PER_SLOT as usize).max(1);
-        let ms = |nanos: u64| i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX);
+        let ms = |nanos: u64| i64::try_from(nanos / NANOS_PER_MILLI).unwrap_or(i64::MAX);
         let (start_ms, end_ms) = (ms(window.start), ms(window.end));
         let slot_ms = ((end_ms - start_ms) / slots as i64).max(1);
-        Self { limit, is_per_series, start_ms, slot_ms, slots, filled: HashMap::default(), kept: Vec::new() }
+        Self { limit, is_per_series, start_ms, end_ms, slot_ms, slots, filled: HashMap::default(), kept: Vec::new() }
     }
 
     /// Whether an exemplar of the series at that time would be kept.
     pub(super) fn has_room(&self, series: u32, timestamp_ms: i64) -> bool {
-        if self.limit == 0 {
+        // Jobs look at more than what was asked for.
+        if self.limit == 0 || timestamp_ms < self.start_ms || timestamp_ms > self.end_ms {
             return false;
         }
         match self.filled.get(&self.group(series)) {

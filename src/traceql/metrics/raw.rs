@@ -18,6 +18,7 @@ use super::exemplars::Exemplars;
 use super::plan::{Function, Part, SampleRate};
 use super::series::{BUCKET_LABEL, Exemplar, FRAGMENT_LABEL, Labels, NAME_LABEL, Series, SeriesSet, TRACE_ID_LABEL, label_value};
 use super::tracestate::Multipliers;
+use super::window::NANOS_PER_MILLI;
 use super::{JobOptions, MAX_INTERVALS, MetricsPlan, Window};
 use crate::base::bitset::Bitset;
 use crate::model::span_table::SpanTable;
@@ -27,7 +28,6 @@ use crate::traceql::engine::{EngineError, Inspected};
 use crate::traceql::types::Static;
 
 const NANOS_PER_SECOND: f64 = 1e9;
-const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// The series of one job.
 pub struct RawMetrics {

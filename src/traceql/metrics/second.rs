@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 use super::accumulate::Accumulator;
 use super::exemplars::Exemplars;
 use super::series::{BUCKET_LABEL, Exemplar, Label, Labels, NAME_LABEL, QUANTILE_LABEL};
-use super::window::Window;
+use super::window::{NANOS_PER_MILLI, Window};
 use crate::traceql::ast::{ArithmeticOp, ComparisonOp, SecondStage};
 use crate::traceql::types::{Static, float_arithmetic};
 
@@ -24,13 +24,16 @@ impl Row {
         self.values.iter().any(|value| !value.is_nan())
     }
 
-    /// Gives exemplars without a value that of their interval; those in intervals without one go.
+    /// Gives exemplars without a value that of their interval; those in intervals without one, or outside of the window, go.
     pub(super) fn place_exemplars(&mut self, window: &Window) {
         let values = &self.values;
         self.exemplars.retain_mut(|exemplar| {
-            let nanos = u64::try_from(exemplar.timestamp_ms).unwrap_or(0).saturating_mul(1_000_000);
+            let nanos = u64::try_from(exemplar.timestamp_ms).unwrap_or(0).saturating_mul(NANOS_PER_MILLI);
             // the time of an exemplar is cut to milliseconds
-            let nanos = nanos.max(window.start.saturating_add(1)).min(window.end);
+            if nanos.saturating_add(NANOS_PER_MILLI - 1) <= window.start || nanos > window.end {
+                return false;
+            }
+            let nanos = nanos.max(window.start.saturating_add(1));
             let value = window.interval_of(nanos).map_or(f64::NAN, |interval| values[interval]);
             if exemplar.value.is_nan() {
                 exemplar.value = value;

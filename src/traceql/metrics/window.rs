@@ -7,7 +7,7 @@ use crate::traceql::engine::projection::{FetchColumn, FetchCondition, FetchTarge
 use crate::traceql::print::go_duration;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-const NANOS_PER_MILLI: u64 = 1_000_000;
+pub(super) const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// Spans whose start lies in (start, end] count. Times are unix nanoseconds.
 ///

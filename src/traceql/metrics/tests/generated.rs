@@ -228,8 +228,10 @@ proptest! {
         for series in &found.series {
             for exemplar in &series.exemplars {
                 count += 1;
-                let interval = window.interval_of(exemplar.timestamp_ms as u64 * 1_000_000 + 1).or(window.interval_of(exemplar.timestamp_ms as u64 * 1_000_000));
-                let sample = series.samples.iter().find(|sample| interval.is_some_and(|interval| window.timestamp_ms(interval) == sample.timestamp_ms));
+                // the time is cut to milliseconds, and so may lie on the edge that the span is behind
+                let nanos = exemplar.timestamp_ms as u64 * 1_000_000;
+                let intervals = [nanos, nanos + 1].map(|nanos| window.interval_of(nanos).map(|interval| window.timestamp_ms(interval)));
+                let sample = series.samples.iter().find(|sample| intervals.contains(&Some(sample.timestamp_ms)));
                 prop_assert!(sample.is_some() && !exemplar.value.is_nan(), "{}: {:?} in {:?}", text, exemplar, series);
                 let Some(Static::String(id)) = exemplar.labels.get(TRACE_ID_LABEL) else { panic!("an exemplar names its trace") };
                 prop_assert!(traces.iter().any(|trace| trace.id.to_short_hex() == **id));
@@ -237,7 +239,9 @@ proptest! {
         }
         prop_assert!(count <= limit as usize);
         prop_assert!(!window.instant || count == 0);
-        if !window.instant && limit > 0 && text.starts_with("{} | count_over_time()") && traces.iter().flat_map(|trace| &trace.spans).any(|span| window.contains(span.start_unix_nanos)) {
+        // an exemplar of what a job read before the window may have taken the only place
+        let reads_more = how.1.iter().any(|(reads_more, _)| *reads_more);
+        if !window.instant && !reads_more && limit > 0 && text.starts_with("{} | count_over_time()") && traces.iter().flat_map(|trace| &trace.spans).any(|span| window.contains(span.start_unix_nanos)) {
             prop_assert!(count > 0, "{}", text);
         }
     }

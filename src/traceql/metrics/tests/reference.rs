@@ -361,6 +361,8 @@ fn sent(value: Static) -> Static {
         Static::Duration(nanos) => Static::string(go_duration(nanos)),
         Static::Status(status) => Static::string(status.as_str()),
         Static::Kind(kind) => Static::string(kind.as_str()),
+        // cannot be told from nil, which is sent as this text
+        Static::String(text) if &*text == "nil" => Static::Nil,
         value if value.elements().is_some() => Static::Nil,
         value => value,
     }
