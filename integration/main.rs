@@ -26,6 +26,7 @@ mod exclusive;
 mod foreign_blocks;
 mod hostile_input;
 mod limits;
+mod metrics_queries;
 mod operations;
 mod outside_clients;
 mod own_blocks;

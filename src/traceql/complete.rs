@@ -109,7 +109,7 @@ pub fn complete(text: &str, position: usize) -> Completion {
     if typed.is_empty() && scope.is_empty() {
         let literals = LiteralKind::ALL.into_iter().filter(|(_, example)| may_stand(before, example) && has_type(before, example));
         found.literals = literals.map(|(kind, _)| kind).collect();
-        if !found.literals.is_empty() {
+        if !found.literals.is_empty() || found.words.iter().any(|(_, kind)| *kind == WordKind::Literal) {
             found.values_of = compared_attribute(before);
         }
         found.names_of = may_stand(before, ".x").then(|| ".".to_owned());

@@ -34,13 +34,17 @@ use crate::model::otlp_table::{Fragment, build_table};
 use crate::model::span_table::SpanTable;
 use crate::services::ingest_log::embedded::{Durability, EmbeddedLog, EmbeddedLogOptions};
 use crate::services::ingest_log::{ConsumerGroup, Offset, PartitionId, Record, SharedIngestLog};
+use crate::services::rpc::metrics_query::{MetricsRequest, RecentMetricsReply};
 use crate::services::rpc::span_reader::SpanReader;
 use crate::tempodb::backend::Backend;
 use crate::tempodb::block::bloom::BloomParams;
 use crate::tempodb::block::meta::BlockVersion;
 use crate::tempodb::block::read::ReadMeter;
 use crate::tempodb::blocklist::BlockList;
+use crate::tempodb::config::TraceStorageConfig;
 use crate::tempodb::db::{DbSettings, TempoDb};
+use crate::tempodb::poller::{OwnsAll, Poller, PollerSettings};
+use crate::traceql::metrics::Window;
 use crate::traceql::result::{SearchRequest, TraceHit};
 
 /// The time at which every clock starts: 2026-09-21.
@@ -116,7 +120,13 @@ impl World {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let inner = Arc::clone(Backend::local(folder.path().join("blocks")).unwrap().store());
-        let objects = FaultyStore { inner, faults: Mutex::default(), keeps_all: AtomicBool::new(false), gate: watch::Sender::new(true) };
+        let objects = FaultyStore {
+            inner,
+            faults: Mutex::default(),
+            keeps_all: AtomicBool::new(false),
+            gate: watch::Sender::new(true),
+            answers: watch::Sender::new(true),
+        };
         Self { folder, clock: Arc::new(ManualClock::at(NOW_NANOS)), objects: Arc::new(objects), left_behind: LeftBehind::default() }
     }
 
@@ -242,6 +252,27 @@ impl Started {
         hits
     }
 
+    /// Number of spans that metrics count in memory, and of the blocks that they count besides.
+    pub(super) async fn counted(&self) -> (f64, usize) {
+        let request = MetricsRequest {
+            query: "{} | count_over_time()".to_owned(),
+            window: Window::instant(NOW_NANOS - 1, NOW_NANOS + 1_000_000_000),
+            exemplars: 0,
+            max_series: 0,
+        };
+        let RecentMetricsReply { reply, blocks } = self.store.metrics(&TenantId::single(), &request).await.unwrap();
+        let samples = reply.series.series.iter().flat_map(|series| &series.samples);
+        (samples.map(|sample| sample.value).sum(), blocks.len())
+    }
+
+    /// Polls the blocks once.
+    pub(super) async fn poll(&self) {
+        let settings = PollerSettings::from(&TraceStorageConfig::default());
+        let cpu = CpuPool::new("poll", 1).unwrap();
+        let (backend, list) = (self.db.backend().clone(), Arc::clone(self.db.block_list()));
+        Poller::new(backend, settings, Arc::new(OwnsAll(true)), self.clock.clone(), list, cpu).poll().await.unwrap();
+    }
+
     /// Numbers of the traces that a search finds in memory.
     pub(super) async fn found(&self, query: &str) -> Vec<u8> {
         self.search(query).await.iter().map(|hit| hit.trace_id.0[0]).collect()
@@ -265,6 +296,8 @@ pub(super) struct FaultyStore {
     pub(super) keeps_all: AtomicBool,
     /// Metas are written only while this is true.
     pub(super) gate: watch::Sender<bool>,
+    /// Whoever wrote a meta hears of it only while this is true.
+    pub(super) answers: watch::Sender<bool>,
 }
 
 impl FaultyStore {
@@ -305,7 +338,12 @@ impl ObjectStore for FaultyStore {
             let mut gate = self.gate.subscribe();
             let _closed = gate.wait_for(|is_open| *is_open).await.map(drop);
         }
-        self.inner.put_opts(location, payload, options).await
+        let written = self.inner.put_opts(location, payload, options).await;
+        if location.filename() == Some("meta.json") {
+            let mut answers = self.answers.subscribe();
+            let _closed = answers.wait_for(|is_open| *is_open).await.map(drop);
+        }
+        written
     }
 
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> object_store::Result<Box<dyn MultipartUpload>> {

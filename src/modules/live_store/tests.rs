@@ -44,6 +44,31 @@ async fn offsets_are_committed_once_the_block_is_complete() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_span_counts_once_at_every_step_of_a_flush() {
+    let world = World::new();
+    let running = world.start(LiveStoreConfig::default()).await;
+    running.push(&[(1, &[1, 2]), (2, &[3])]).await;
+    running.push(&[(1, &[2, 4])]).await;
+    assert_eq!(running.counted().await, (4.0, 0), "span 2 came twice");
+
+    world.objects.answers.send_replace(false);
+    running.pass(seconds(31));
+    eventually("the meta is written", || world.files().len() == OBJECTS.len()).await;
+    running.poll().await;
+    assert_eq!(running.counted().await, (4.0, 0), "a poll finds the block before the live-store knows that it is complete");
+    running.push(&[(2, &[5])]).await;
+    assert_eq!(running.counted().await, (5.0, 0));
+
+    world.objects.answers.send_replace(true);
+    running.commits(2).await;
+    for _ in 0..2 {
+        assert_eq!(running.counted().await, (1.0, 1));
+        running.poll().await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failing_backend_costs_time_but_no_spans() {
     let world = World::new();
     world.objects.faults.lock().extend(["data.parquet", "bloom-0", "index", "meta.json"]);

@@ -19,6 +19,8 @@ mod series;
 #[cfg(test)]
 mod side_tests;
 #[cfg(test)]
+mod series_tests;
+#[cfg(test)]
 mod source_tests;
 
 use std::ops::Range;

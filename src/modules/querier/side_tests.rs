@@ -32,16 +32,16 @@ use crate::traceql::result::SearchRequest;
 use crate::traceql::tags::{TagLimits, TagScope};
 
 /// Blocks in memory, and a querier that has read none of them.
-struct Place {
+pub(super) struct Place {
     backend: Backend,
-    tenant: TenantId,
-    metas: Vec<Arc<BlockMeta>>,
+    pub(super) tenant: TenantId,
+    pub(super) metas: Vec<Arc<BlockMeta>>,
     cpu: CpuPool,
 }
 
 impl Place {
     /// Every element of `blocks` is a block, every table in it a row group.
-    async fn new(blocks: &[&[SpanTable]]) -> Self {
+    pub(super) async fn new(blocks: &[&[SpanTable]]) -> Self {
         let (tenant, cpu) = (TenantId::single(), CpuPool::new("test", 1).unwrap());
         let backend = Backend::new(Arc::new(InMemory::new()), "");
         let mut metas = Vec::new();
@@ -63,7 +63,7 @@ impl Place {
         Arc::new(TempoDb::new(self.backend.clone(), Arc::new(list), DbSettings::default(), clock))
     }
 
-    fn querier(&self) -> Querier {
+    pub(super) fn querier(&self) -> Querier {
         Querier::new(Parts { config: QuerierConfig::default(), span_readers: Vec::new(), db: self.db(), cpu: self.cpu.clone() })
     }
 
@@ -81,7 +81,7 @@ impl Place {
     }
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
 

@@ -560,3 +560,80 @@ async fn jobs_asked_before_are_answered_from_the_cache() {
         assert!(keys.iter().any(|key| key.starts_with(&format!("{prefix}single-tenant:"))), "{keys:?}");
     }
 }
+
+/// The values of the only series of an answer.
+fn samples(answer: &Json) -> Vec<f64> {
+    let [series] = answer["series"].as_array().unwrap().as_slice() else { panic!("{answer}") };
+    series["samples"].as_array().unwrap().iter().map(|sample| sample["value"].as_f64().unwrap_or(0.0)).collect()
+}
+
+#[tokio::test]
+async fn spans_of_all_jobs_and_tenants_are_counted() {
+    let spans = |first: u64, count: u64| (first..first + count).map(|id| span(id, 0, "s")).collect();
+    let recent = vec![("a", table(7, spans(1, 3))), ("b", table(8, spans(1, 10)))];
+    let stored = vec![("a", table(9, spans(1, 5)))];
+    let setup = Setup { querier: TableQuerier { recent, stored, ..TableQuerier::default() }, is_multitenant: true, ..Setup::default() };
+    let frontend = setup.frontend();
+    let range = format!("start={}&end={NOW}&step=30", NOW - 600);
+    let ask = async |tenants: &str, query: &str| {
+        let url = format!("/api/metrics/query_range?q={query}&{range}");
+        get(&frontend, &url, &[("x-scope-orgid", tenants)]).await.json()
+    };
+    let one = ask("a", "%7B%7D%7Ccount_over_time()").await;
+    assert_eq!(samples(&one).iter().sum::<f64>(), 8.0, "{one}");
+    assert_eq!(
+        (&one["metrics"]["totalJobs"], &one["metrics"]["totalBlocks"], &one["metrics"]["inspectedSpans"]),
+        (&json!(2), &json!(1), &json!("8"))
+    );
+    let both = ask("a|b", "%7B%7D%7Ccount_over_time()").await;
+    assert_eq!(samples(&both).iter().sum::<f64>(), 18.0, "{both}");
+    let nothing = ask("a|b", "%7Bfalse%7D%7Crate()").await;
+    assert_eq!(nothing["metrics"], json!({}), "no job is needed");
+    let instant =
+        get(&frontend, &format!("/api/metrics/query?q=%7B%7D%7Ccount_over_time()&{range}"), &[("x-scope-orgid", "a")]).await.json();
+    assert_eq!(instant["series"][0]["value"], json!(8), "{instant}");
+}
+
+#[tokio::test]
+async fn jobs_over_broken_blocks_make_an_answer_partial() {
+    let mut setup = with_tables(vec![table(7, vec![span(1, 0, "s")])], vec![]);
+    setup.querier.has_broken_blocks = true;
+    let answer = get(&setup.frontend(), "/api/metrics/query_range?q=%7B%7D%7Ccount_over_time()", &[]).await;
+    assert_eq!(answer.headers["x-tempo-skipped-jobs"], "1");
+    let shown = answer.json();
+    assert_eq!((&shown["status"], samples(&shown).iter().sum::<f64>()), (&json!("PARTIAL"), 1.0), "{shown}");
+}
+
+#[tokio::test]
+async fn series_of_blocks_asked_before_come_from_the_cache() {
+    let (caches, maps) = caches_of(&[CacheRole::FrontendSearch]);
+    let block_calls = Arc::new(AtomicUsize::new(0));
+    let stored = vec![("single-tenant", table(1, vec![span(1, 0, "get"), span(2, 0, "put")]))];
+    let querier = TableQuerier { stored, block_calls: Arc::clone(&block_calls), ..TableQuerier::default() };
+    let frontend = Setup { querier, caches, ..Setup::default() }.frontend();
+    let ask = async |query: &str, start: u64| {
+        let url = format!("/api/metrics/query_range?q=%7B%7D%7C{query}&start={start}&end={NOW}&step=30");
+        let answer = get(&frontend, &url, &[]).await.json();
+        answer["series"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|series| samples(&json!({"series": [series]})).iter().sum::<f64>())
+            .collect::<Vec<_>>()
+    };
+    for (query, calls) in [
+        ("count_over_time()by(name)", 1),
+        ("count_over_time()by(name)", 1),
+        ("compare(%7Bname=%22get%22%7D,5)", 2),
+        ("compare(%7Bname=%22get%22%7D,6)", 3),
+    ] {
+        let first = ask(query, NOW - 3600).await;
+        assert_eq!(ask(query, NOW - 7200).await, first, "another range around the block");
+        assert_eq!(block_calls.load(Ordering::SeqCst), calls, "{query}");
+    }
+    // 00:45, within the block.
+    assert_eq!(ask("count_over_time()by(name)", NOW - 558).await, [1.0, 1.0]);
+    assert_eq!(block_calls.load(Ordering::SeqCst), 4, "a range that cuts the block");
+    let keys = maps[&CacheRole::FrontendSearch].keys();
+    assert!(keys.iter().all(|key| key.starts_with("qr:single-tenant:")), "{keys:?}");
+}
