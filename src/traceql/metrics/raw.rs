@@ -38,6 +38,7 @@ pub struct RawMetrics {
 }
 
 /// What one sub-query has so far.
+#[expect(clippy::large_enum_variant, reason = "there is one per sub-query, and the large variant is the usual one")]
 enum State {
     Series { series: Accumulator, exemplars: Exemplars },
     Compare(Box<RawCompare>),

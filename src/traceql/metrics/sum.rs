@@ -166,7 +166,8 @@ impl SumStage {
 
 /// Returns the rows of a comparison without the values that are not among the `keep` most frequent of their attribute and side.
 pub(super) fn most_frequent(series: &Accumulator, keep: usize) -> Vec<u32> {
-    let mut of_attributes: HashMap<(bool, Arc<str>), Vec<(f64, u32)>, FixedState> = HashMap::default();
+    type CountsAndRows = Vec<(f64, u32)>;
+    let mut of_attributes: HashMap<(bool, Arc<str>), CountsAndRows, FixedState> = HashMap::default();
     let mut rows = Vec::new();
     for (labels, row) in series.sorted() {
         let mut labels = labels.iter();

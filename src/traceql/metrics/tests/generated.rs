@@ -174,13 +174,16 @@ fn arb_expr() -> impl Strategy<Value = Expr> {
 }
 
 /// Which job and which table of it each trace goes to, whether jobs read more than asked for, and what each is merged by.
-fn arb_spread() -> impl Strategy<Value = (Vec<(usize, usize)>, Vec<(bool, Option<usize>)>)> {
+/// Places of traces, and what becomes of jobs.
+type Spread = (Vec<(usize, usize)>, Vec<(bool, Option<usize>)>);
+
+fn arb_spread() -> impl Strategy<Value = Spread> {
     let places = prop::collection::vec((0_usize..5, 0_usize..2), 9);
     let jobs = prop::collection::vec((any::<bool>(), prop::option::of(0_usize..2)), 5);
     (places, jobs)
 }
 
-fn spread(traces: &[TestTrace], window: Window, (places, jobs): &(Vec<(usize, usize)>, Vec<(bool, Option<usize>)>)) -> Vec<Job> {
+fn spread(traces: &[TestTrace], window: Window, (places, jobs): &Spread) -> Vec<Job> {
     let table = |job: usize, table: usize| {
         let here = traces.iter().zip(places).filter(|(_, place)| **place == (job, table)).map(|(trace, _)| trace.clone());
         table_of(&here.collect::<Vec<_>>())

@@ -417,7 +417,7 @@ fn quantile_of(bounds: &[f64], quantile: f64) -> f64 {
     let bound = sorted[wanted - 1];
     let below = sorted.iter().filter(|other| **other < bound).count();
     let here = sorted.iter().filter(|other| **other == bound).count();
-    let lower = sorted.iter().copied().filter(|other| *other < bound).next_back().unwrap_or(bound / 2.0);
+    let lower = sorted.iter().copied().rfind(|other| *other < bound).unwrap_or(bound / 2.0);
     let share = (wanted - below) as f64 / here as f64;
     lower * (bound / lower).powf(share)
 }
