@@ -174,7 +174,6 @@ fn arb_expr() -> impl Strategy<Value = Expr> {
 }
 
 /// Which job and which table of it each trace goes to, whether jobs read more than asked for, and what each is merged by.
-/// Places of traces, and what becomes of jobs.
 type Spread = (Vec<(usize, usize)>, Vec<(bool, Option<usize>)>);
 
 fn arb_spread() -> impl Strategy<Value = Spread> {
