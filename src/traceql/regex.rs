@@ -4,8 +4,11 @@
 //! literal braces, class set operations, word-start assertions, and Go's bound on repetition counts.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
+use memchr::memmem::Finder;
 use regex::{Regex, RegexBuilder};
+use regex_syntax::hir::{Hir, HirKind};
 
 /// Greatest count in `x{n}`; larger ones are refused as in RE2.
 const MAX_REPEAT: u32 = 1000;
@@ -15,11 +18,15 @@ const MAX_COMPILED_BYTES: usize = 4 << 20;
 
 /// A compiled pattern, anchored at both ends.
 #[derive(Debug, Clone)]
-pub struct Pattern(Regex);
+pub struct Pattern {
+    regex: Regex,
+    /// Finds a text that is part of every match.
+    required: Option<Arc<Finder<'static>>>,
+}
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.regex.as_str() == other.regex.as_str()
     }
 }
 
@@ -34,21 +41,47 @@ impl Pattern {
         // The bare text must compile by itself, so that `a)(b` is refused.
         regex_syntax_ok(&translated)?;
         let (start, searched, end) = unanchored(&translated);
-        build(&format!("{start}(?s:{searched}){end}")).map(Self)
+        let regex = build(&format!("{start}(?s:{searched}){end}"))?;
+        let required = required_literal(regex.as_str()).map(|literal| Arc::new(Finder::new(&literal).into_owned()));
+        Ok(Self { regex, required })
+    }
+
+    /// Returns a text that every matching text contains, if there is one.
+    pub fn required(&self) -> Option<&[u8]> {
+        self.required.as_ref().map(|finder| finder.needle())
     }
 
     pub fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(text)
+        self.regex.is_match(text)
     }
 
     /// Whether `text`, with invalid UTF-8 replaced, matches.
     pub fn is_match_lossy(&self, text: &[u8]) -> bool {
+        if self.required.as_ref().is_some_and(|finder| finder.find(text).is_none()) {
+            return false;
+        }
         // The check alone is much faster than finding out what to replace.
         match std::str::from_utf8(text) {
-            Ok(text) => self.0.is_match(text),
-            Err(_) => self.0.is_match(&String::from_utf8_lossy(text)),
+            Ok(text) => self.regex.is_match(text),
+            Err(_) => self.regex.is_match(&String::from_utf8_lossy(text)),
         }
     }
+}
+
+/// Returns the longest literal that is part of whatever `pattern` matches, if it has one that invalid UTF-8 cannot become.
+fn required_literal(pattern: &str) -> Option<Vec<u8>> {
+    fn literal_of(hir: &Hir) -> Option<&[u8]> {
+        match hir.kind() {
+            HirKind::Literal(literal) => Some(&literal.0),
+            HirKind::Capture(capture) => literal_of(&capture.sub),
+            HirKind::Repetition(repetition) if repetition.min > 0 => literal_of(&repetition.sub),
+            HirKind::Concat(parts) => parts.iter().filter_map(literal_of).max_by_key(|literal| literal.len()),
+            HirKind::Repetition(_) | HirKind::Alternation(_) | HirKind::Class(_) | HirKind::Look(_) | HirKind::Empty => None,
+        }
+    }
+    let hir = regex_syntax::parse(pattern).ok()?;
+    let literal = std::str::from_utf8(literal_of(&hir)?).ok()?;
+    (!literal.is_empty() && !literal.contains(char::REPLACEMENT_CHARACTER)).then(|| literal.as_bytes().to_vec())
 }
 
 /// Takes `.*` off both ends of a translated pattern, each with its anchor: what is left is searched anywhere, most often by its literals alone.
@@ -394,6 +427,35 @@ mod tests {
             if let (Ok(pattern), Ok(translated)) = (Pattern::compile(&pattern), translate(&pattern)) {
                 let anchored = build(&format!("^(?s:{translated})$")).unwrap();
                 prop_assert_eq!(pattern.is_match(&text), anchored.is_match(&text));
+            }
+        }
+    }
+
+    #[test]
+    fn literals_that_every_match_contains() {
+        let cases = [
+            (".*id = 4242.*", Some("id = 4242")),
+            ("(GET|POST) /cart/.+", Some(" /cart/")),
+            ("(?:abc)+[0-9]d", Some("abc")),
+            ("(?:abc)*d", Some("d")),
+            ("(?i)abc", None),
+            ("a|b", None),
+            (".*", None),
+            ("x\u{fffd}y", None),
+        ];
+        for (pattern, expected) in cases {
+            assert_eq!(Pattern::compile(pattern).unwrap().required(), expected.map(str::as_bytes), "{pattern}");
+        }
+        assert!(Pattern::compile("a.b").unwrap().is_match_lossy(b"a\xffb"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_matches_contains_what_is_required(pattern in r"(a|b|ab|\(a\|b\)|\(ab\)[*+?]|\[ab\]|\.|\.\*|a\{0,2\}){1,6}", text in "[ab]{0,8}") {
+            let pattern = Pattern::compile(&pattern).unwrap();
+            if pattern.is_match(&text) {
+                prop_assert!(pattern.required().is_none_or(|required| memchr::memmem::find(text.as_bytes(), required).is_some()));
+                prop_assert!(pattern.is_match_lossy(text.as_bytes()));
             }
         }
     }

@@ -1,13 +1,12 @@
 //! Which row groups need not be decoded for a query, and which rows of the others.
 
-use std::sync::Arc;
-
 use crate::base::cpu_pool::CpuPool;
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::prune::{IntColumn, Range, StringColumn};
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
 use crate::tempodb::block::schema::Level;
 use crate::tempodb::block::selection::RowSelection;
+use crate::tempodb::block::text_test::TextTest;
 use crate::traceql::engine::projection::{AttributeLevel, FetchColumn, FetchCondition, FetchSpec, FetchTarget, FetchTest, SERVICE_NAME};
 
 /// Whether a trace of the row group may match, by statistics and dictionaries. Reads dictionaries only where the statistics do not decide.
@@ -51,8 +50,8 @@ async fn strings_may_match(
     for column in string_columns(&condition.target) {
         let Some(column) = column else { return Ok(true) };
         let probe = reader.fetch_string_probe(group, &column, meter).await?;
-        let test = Arc::clone(&test);
-        let job = move || probe.may_contain(&*test);
+        let test = test.clone();
+        let job = move || probe.may_contain(&test);
         // A pool that fails will say so when the row group is decoded.
         if cpu.run("probe_dictionary", job).await.unwrap_or(Ok(true))? {
             return Ok(true);
@@ -73,11 +72,13 @@ pub(super) async fn candidate_rows(
         let Some(test) = text_test(&condition.test) else { continue };
         let columns: Vec<_> = string_columns(&condition.target).into_iter().collect();
         let [Some(column)] = columns.as_slice() else { continue };
-        let Some(candidates) = reader.fetch_candidates(group, column, meter).await? else { continue };
-        let job = move || candidates.rows(&*test);
+        let Some(values) = reader.candidate_values(group, column)? else { continue };
         // A pool that fails will say so when the row group is decoded.
-        let Ok(rows) = cpu.run("find_candidate_rows", job).await else { continue };
-        let rows = rows?;
+        let job = move || values.codes(&test).map(|codes| (values, codes));
+        let Ok(Some((values, codes))) = cpu.run("find_candidate_values", job).await else { continue };
+        let Some(candidates) = reader.fetch_candidates(values, codes, meter).await? else { continue };
+        let Ok(rows) = cpu.run("find_candidate_rows", move || candidates.rows()).await else { continue };
+        let Some(rows) = rows? else { continue };
         if rows.len() <= reader.rows(group) / 2 {
             return Ok(Some(rows));
         }
@@ -85,19 +86,19 @@ pub(super) async fn candidate_rows(
     Ok(None)
 }
 
-/// Whether a string passes.
-type TextTest = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
-
 /// Returns what a string must pass; `None` for tests of other things.
-fn text_test(test: &FetchTest) -> Option<TextTest> {
+fn text_test(test: &FetchTest) -> Option<TextTest<'static>> {
     match test {
         FetchTest::Strings(wanted) => {
-            let wanted = wanted.clone();
-            Some(Arc::new(move |value| wanted.iter().any(|wanted| is_same(wanted.as_bytes(), value))))
+            let all = wanted.clone();
+            let test = TextTest::new(move |value| all.iter().any(|wanted| is_same(wanted.as_bytes(), value)));
+            Some(if let [only] = wanted.as_slice() { test.requiring(only.as_bytes()) } else { test })
         }
         FetchTest::Patterns(patterns) => {
-            let patterns = patterns.clone();
-            Some(Arc::new(move |value| patterns.iter().any(|pattern| pattern.is_match_lossy(value))))
+            let all = patterns.clone();
+            let test = TextTest::new(move |value| all.iter().any(|pattern| pattern.is_match_lossy(value)));
+            let required = if let [only] = patterns.as_slice() { only.required() } else { None };
+            Some(if let Some(text) = required { test.requiring(text) } else { test })
         }
         FetchTest::Numbers(_) | FetchTest::TraceIds(_) | FetchTest::Present => None,
     }

@@ -17,34 +17,43 @@ use super::prune::{StringColumn, slots_of};
 use super::read::{BlockReader, ReadMeter};
 use super::schema::{AttrPart, Column};
 use super::selection::RowSelection;
+use super::text_test::TextTest;
 use crate::base::bitset::Bitset;
 use crate::tempodb::block::dedicated::DedicatedKind;
 
 /// Different values beyond which next to every page is taken to hold one.
 const MAX_VALUES: usize = 512;
 
+/// Codes stand in the order in which values first occur: one from this part of the dictionary, the first of so many, is taken to occur nearly
+/// everywhere.
+const FREQUENT_PART: usize = 64;
+
+/// Pages of which each holds a value before the others are taken to do so, too.
+const ENOUGH_PAGES: usize = 4;
+
+/// The values of an attribute that pass a test, by their codes.
+#[derive(Debug)]
+pub struct CandidateValues {
+    dictionary: Arc<Dictionary>,
+    leaf: FileLeaf,
+    group: usize,
+}
+
 /// The fetched values of an attribute column, not decoded yet.
 #[derive(Debug)]
 pub struct Candidates {
     file: Arc<BlockFile>,
-    group: usize,
-    leaf: FileLeaf,
-    dictionary: Arc<Dictionary>,
+    values: CandidateValues,
+    codes: Vec<u32>,
     /// Rows and bytes of each data page.
     pages: Vec<(Range<usize>, Bytes)>,
     verify: bool,
 }
 
 impl BlockReader {
-    /// Fetches what tells the rows in which a value of `column` may satisfy a test. `None` when its codes do not tell: other columns than generic
-    /// attributes, values outside the dictionary, or a dictionary that is not in the cache, where
-    /// [`StringProbe`](super::prune::StringProbe) leaves it.
-    pub async fn fetch_candidates(
-        &self,
-        group: usize,
-        column: &StringColumn,
-        meter: &ReadMeter,
-    ) -> Result<Option<Candidates>, BlockReadError> {
+    /// Returns the values that `column` may have. `None` when their codes do not tell rows: other columns than generic attributes, values outside
+    /// the dictionary, or a dictionary that is not in the cache, where [`StringProbe`](super::prune::StringProbe) leaves it.
+    pub fn candidate_values(&self, group: usize, column: &StringColumn) -> Result<Option<CandidateValues>, BlockReadError> {
         let StringColumn::Attr(level, key) = column else { return Ok(None) };
         let file = self.file();
         if group >= self.row_groups() || slots_of(file, *level, key, DedicatedKind::String).next().is_some() {
@@ -54,42 +63,58 @@ impl BlockReader {
         if !file.is_all_dictionary(group, leaf)? || file.has_encoded_values(group, *level)? {
             return Ok(None);
         }
-        let Some(dictionary) = self.cached_dictionary(group, leaf) else { return Ok(None) };
-        let Some(locations) = self.group_index(group, meter).await?.pages(leaf.index) else { return Ok(None) };
+        Ok(self.cached_dictionary(group, leaf).map(|dictionary| CandidateValues { dictionary, leaf: leaf.clone(), group }))
+    }
+
+    /// Fetches what tells the rows in which values with `codes` occur. `None` when the file does not tell where its pages are.
+    pub async fn fetch_candidates(
+        &self,
+        values: CandidateValues,
+        codes: Vec<u32>,
+        meter: &ReadMeter,
+    ) -> Result<Option<Candidates>, BlockReadError> {
+        let Some(locations) = self.group_index(values.group, meter).await?.pages(values.leaf.index) else { return Ok(None) };
         let ranges: Vec<_> = locations.pages.iter().map(|(range, _)| range.clone()).collect();
         let starts = locations.pages.iter().map(|(_, row)| *row);
-        let ends = locations.pages.iter().skip(1).map(|(_, row)| *row).chain([self.rows(group)]);
+        let ends = locations.pages.iter().skip(1).map(|(_, row)| *row).chain([self.rows(values.group)]);
         let rows: Vec<_> = starts.zip(ends).map(|(start, end)| start..end).collect();
         let pages = rows.into_iter().zip(self.read(ranges, meter).await?).collect();
-        let verify = self.options().verify_checksums;
-        Ok(Some(Candidates { file: Arc::clone(file), group, leaf: leaf.clone(), dictionary, pages, verify }))
+        Ok(Some(Candidates { file: Arc::clone(self.file()), values, codes, pages, verify: self.options().verify_checksums }))
+    }
+}
+
+impl CandidateValues {
+    /// Returns the codes of the values that pass; `None` when they are many or frequent, so that hardly a page is without one. CPU-bound.
+    pub fn codes(&self, test: &TextTest<'_>) -> Option<Vec<u32>> {
+        let codes = self.dictionary.passing(test, MAX_VALUES + 1);
+        let is_frequent = codes.first().is_some_and(|first| (*first as usize) < self.dictionary.len() / FREQUENT_PART);
+        (codes.len() <= MAX_VALUES && !is_frequent).then_some(codes)
     }
 }
 
 impl Candidates {
-    /// Returns the rows of the pages that hold a value which satisfies `test`; all when many values do. CPU-bound.
-    pub fn rows(&self, test: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<RowSelection, BlockReadError> {
-        let passing = self.dictionary.iter().enumerate().filter(|(_, value)| test(value)).map(|(code, _)| code);
-        let passing: Vec<usize> = passing.take(MAX_VALUES + 1).collect();
-        if passing.len() > MAX_VALUES {
-            return Ok(RowSelection::from_range(0..self.pages.last().map_or(0, |(rows, _)| rows.end)));
-        }
-        let mut is_passing = Bitset::new(self.dictionary.len());
-        passing.into_iter().for_each(|code| is_passing.insert(code));
-        let shape = self.file.shape(self.group, &self.leaf, self.verify)?;
+    /// Returns the rows of the pages that hold one of the values; `None` when the first pages all do. CPU-bound.
+    pub fn rows(&self) -> Result<Option<RowSelection>, BlockReadError> {
+        let CandidateValues { dictionary, leaf, group } = &self.values;
+        let mut is_passing = Bitset::new(dictionary.len());
+        self.codes.iter().for_each(|code| is_passing.insert(*code as usize));
+        let shape = self.file.shape(*group, leaf, self.verify)?;
         let mut scratch = Scratch::default();
         let mut rows = Vec::new();
-        for (page_rows, bytes) in &self.pages {
-            let mut values = StrColumn::with_dictionary(Some(Arc::clone(&self.dictionary)));
+        for (at, (page_rows, bytes)) in self.pages.iter().enumerate() {
+            if at == ENOUGH_PAGES && rows.len() == ENOUGH_PAGES {
+                return Ok(None);
+            }
+            let mut values = StrColumn::with_dictionary(Some(Arc::clone(dictionary)));
             let page = [Pages { first_row: Some(page_rows.start), bytes: bytes.clone() }];
-            decode(&shape, &page, None, None, &mut values, &mut scratch).map_err(|cause| column_error(&self.leaf, self.group, cause))?;
+            decode(&shape, &page, None, None, &mut values, &mut scratch).map_err(|cause| column_error(leaf, *group, cause))?;
             // Codes are foreign: a value that is not in the dictionary after all may have any.
             let passes = |code: &u32| (*code as usize) < is_passing.len() && is_passing.contains(*code as usize);
             if values.codes().iter().any(passes) {
                 rows.push(page_rows.clone());
             }
         }
-        Ok(RowSelection::from_ranges(rows))
+        Ok(Some(RowSelection::from_ranges(rows)))
     }
 }
 
@@ -110,7 +135,7 @@ mod tests {
     use crate::tempodb::keys::{DATA_NAME, block_object};
 
     /// Traces of one span with two attributes each: more entries than a page takes.
-    const TRACES: usize = 20_000;
+    const TRACES: usize = 60_000;
 
     /// An OTLP message of fields given as (number, content).
     fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
@@ -146,19 +171,29 @@ mod tests {
     async fn only_pages_that_hold_the_value_are_candidates() {
         let (block, meter) = (block_of_users().await, ReadMeter::default());
         let column = StringColumn::Attr(Level::Span, b"user.id".to_vec());
-        assert!(block.fetch_candidates(0, &column, &meter).await.unwrap().is_none(), "no dictionary in the cache yet");
-        for user in [0, 9_999, TRACES - 1] {
-            let wanted = format!("u-{user}");
-            let test = |value: &[u8]| value == wanted.as_bytes();
-            assert!(block.row_group_may_contain(0, &column, &test, &meter).await.unwrap());
-            let rows = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&test).unwrap();
+        assert!(block.candidate_values(0, &column).unwrap().is_none(), "no dictionary in the cache yet");
+        assert!(block.row_group_may_contain(0, &column, &|value| value == b"u-7", &meter).await.unwrap());
+        let codes = |wanted: fn(&[u8]) -> bool| block.candidate_values(0, &column).unwrap().unwrap().codes(&TextTest::new(wanted));
+        for (user, name) in [(5_000, "u-5000"), (9_999, "u-9999"), (TRACES - 1, "u-59999")] {
+            let values = block.candidate_values(0, &column).unwrap().unwrap();
+            let codes = values.codes(&TextTest::new(|value| value == name.as_bytes())).unwrap();
+            let rows = block.fetch_candidates(values, codes, &meter).await.unwrap().unwrap().rows().unwrap().unwrap();
             assert!(rows.touches(user, user + 1) && rows.len() < TRACES, "{user}: {rows:?}");
         }
-        let everybody = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value == b"red").unwrap();
-        assert_eq!(everybody, RowSelection::from_range(0..TRACES));
-        let many = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value.starts_with(b"u-1")).unwrap();
-        assert_eq!(many, RowSelection::from_range(0..TRACES));
-        let nobody = block.fetch_candidates(0, &column, &meter).await.unwrap().unwrap().rows(&|value| value == b"u-x").unwrap();
-        assert!(nobody.is_empty());
+        assert_eq!(codes(|value| value == b"red"), None, "what comes first is frequent");
+        assert_eq!(codes(|value| value.ends_with(b"7")), None, "too many");
+        assert_eq!(codes(|value| value == b"u-x"), Some(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn values_in_the_first_pages_are_taken_to_be_everywhere() {
+        let (block, meter) = (block_of_users().await, ReadMeter::default());
+        let column = StringColumn::Attr(Level::Span, b"user.id".to_vec());
+        assert!(block.row_group_may_contain(0, &column, &|value| value == b"red", &meter).await.unwrap());
+        let red = block.candidate_values(0, &column).unwrap().unwrap();
+        let all = (0..red.dictionary.len() as u32).collect();
+        let candidates = block.fetch_candidates(red, all, &meter).await.unwrap().unwrap();
+        assert!(candidates.pages.len() > ENOUGH_PAGES, "{} pages", candidates.pages.len());
+        assert_eq!(candidates.rows().unwrap(), None);
     }
 }

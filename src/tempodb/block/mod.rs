@@ -30,6 +30,7 @@ pub mod read;
 mod read_tests;
 pub mod scan;
 pub mod selection;
+pub mod text_test;
 
 pub mod bloom;
 pub mod dedicated;

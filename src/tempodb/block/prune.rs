@@ -19,6 +19,7 @@ use super::file::{BlockFile, FileLeaf};
 use super::meta::BlockId;
 use super::read::{BlockReader, ReadMeter, ReadOptions};
 use super::schema::{AttrPart, Column, Level};
+use super::text_test::TextTest;
 
 /// A string that a predicate may ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl BlockReader {
         test: &(dyn Fn(&[u8]) -> bool + Sync),
         meter: &ReadMeter,
     ) -> Result<bool, BlockReadError> {
-        self.fetch_string_probe(group, column, meter).await?.may_contain(test)
+        self.fetch_string_probe(group, column, meter).await?.may_contain(&TextTest::new(test))
     }
 
     /// Fetches the dictionaries of `column` that are not in the cache.
@@ -239,29 +240,26 @@ impl Alternative {
 
 impl StringProbe {
     /// Whether a value may satisfy `test`. CPU-bound: a foreign dictionary may take tens of milliseconds to decompress.
-    pub fn may_contain(&self, test: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<bool, BlockReadError> {
+    pub fn may_contain(&self, test: &TextTest<'_>) -> Result<bool, BlockReadError> {
         for alternative in &self.alternatives {
             if let Some((source, key)) = &alternative.key
-                && !self.any(source, &|candidate| candidate == key.as_slice())?
+                && !self.any(source, |keys| keys.iter().any(|candidate| candidate == key.as_slice()))?
             {
                 continue;
             }
-            if self.any(&alternative.values, test)? {
+            if self.any(&alternative.values, |values| !values.passing(test, 1).is_empty())? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn any(&self, source: &Source, test: &dyn Fn(&[u8]) -> bool) -> Result<bool, BlockReadError> {
+    fn any(&self, source: &Source, has_any: impl FnOnce(&Dictionary) -> bool) -> Result<bool, BlockReadError> {
         let leaf = match source {
             Source::Dictionary(leaf) => leaf,
             Source::Unknown => return Ok(true),
         };
-        Ok(match self.dictionary(leaf)? {
-            Some(dictionary) => dictionary.iter().any(test),
-            None => true,
-        })
+        Ok(self.dictionary(leaf)?.is_none_or(|dictionary| has_any(&dictionary)))
     }
 
     fn dictionary(&self, leaf: &FileLeaf) -> Result<Option<Arc<Dictionary>>, BlockReadError> {

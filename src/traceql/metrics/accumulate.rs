@@ -97,12 +97,12 @@ impl Accumulator {
     }
 
     /// Adds one observation, or a merged value, with its weight. For counts the weight is what is added.
+    #[inline]
     pub(super) fn add(&mut self, row: u32, interval: usize, value: f64, weight: f64) {
-        let has_room = self.memory_bytes() < MAX_STATE_BYTES;
-        let Some(cell) = self.grid.cell_mut(row, interval, has_room) else {
-            self.is_cut = true;
+        if !self.grid.has_cell(row, interval) && !self.make_cell(row, interval) {
             return;
-        };
+        }
+        let cell = self.grid.cell_mut(row, interval);
         match (self.kind, cell) {
             (Kind::Count, [count]) => *count += weight,
             // `min` and `max` return the other operand for NaN
@@ -116,6 +116,14 @@ impl Accumulator {
             }
             _ => debug_assert!(false, "cells have the width of their kind"),
         }
+    }
+
+    /// Returns whether there was room.
+    #[cold]
+    fn make_cell(&mut self, row: u32, interval: usize) -> bool {
+        let has_room = self.memory_bytes() < MAX_STATE_BYTES && self.grid.add_run(row, interval);
+        self.is_cut |= !has_room;
+        has_room
     }
 
     /// Merges a sample as another accumulator of this kind gave it. One outside of the window is dropped.
@@ -279,28 +287,42 @@ impl Grid {
     }
 
     fn cell(&self, row: u32, interval: usize) -> Option<&[f64]> {
-        let run = self.runs[row as usize * self.runs_per_row + (interval >> self.run_bits)];
+        let run = self.run(row, interval);
         if run == Self::NO_RUN {
             return None;
         }
-        let at = run as usize * self.run_cells() + (interval & ((1 << self.run_bits) - 1)) * self.width;
+        let at = self.place(run, interval);
         Some(&self.cells[at..at + self.width])
     }
 
-    /// Returns the cell, a new one only if there is room.
-    fn cell_mut(&mut self, row: u32, interval: usize, has_room: bool) -> Option<&mut [f64]> {
+    fn run(&self, row: u32, interval: usize) -> u32 {
+        self.runs[row as usize * self.runs_per_row + (interval >> self.run_bits)]
+    }
+
+    fn has_cell(&self, row: u32, interval: usize) -> bool {
+        self.run(row, interval) != Self::NO_RUN
+    }
+
+    /// Adds the run of a cell. Returns whether there are numbers left for it.
+    fn add_run(&mut self, row: u32, interval: usize) -> bool {
         let cells = self.run_cells();
-        let run = &mut self.runs[row as usize * self.runs_per_row + (interval >> self.run_bits)];
-        if *run == Self::NO_RUN {
-            let next = self.cells.len() / cells;
-            if !has_room || next >= Self::NO_RUN as usize {
-                return None;
-            }
-            *run = next as u32;
-            self.cells.resize(self.cells.len() + cells, self.empty);
+        let next = self.cells.len() / cells;
+        if next >= Self::NO_RUN as usize {
+            return false;
         }
-        let at = *run as usize * cells + (interval & ((1 << self.run_bits) - 1)) * self.width;
-        Some(&mut self.cells[at..at + self.width])
+        self.runs[row as usize * self.runs_per_row + (interval >> self.run_bits)] = next as u32;
+        self.cells.resize(self.cells.len() + cells, self.empty);
+        true
+    }
+
+    /// Returns where a cell that is there begins.
+    fn place(&self, run: u32, interval: usize) -> usize {
+        run as usize * self.run_cells() + (interval & ((1 << self.run_bits) - 1)) * self.width
+    }
+
+    fn cell_mut(&mut self, row: u32, interval: usize) -> &mut [f64] {
+        let at = self.place(self.run(row, interval), interval);
+        &mut self.cells[at..at + self.width]
     }
 
     /// Returns the intervals of the runs that a row has.

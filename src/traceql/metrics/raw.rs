@@ -182,24 +182,24 @@ fn choose(selected: &Bitset, starts: &[u64], window: &Window) -> Chosen {
     chosen.intervals.reserve(count);
     // spans of a trace are mostly in the same interval: (after, until]
     let (mut after, mut until, mut current) = (u64::MAX, 0, 0);
-    for span in selected.iter() {
+    selected.iter().for_each(|span| {
         let start = starts[span];
         if start <= after || start > until {
-            let Some(interval) = window.interval_of(start) else { continue };
+            let Some(interval) = window.interval_of(start) else { return };
             (after, until) = window.bounds_of(interval);
             current = interval as u32;
         }
         chosen.spans.push(span as u32);
         chosen.intervals.push(current);
-    }
+    });
     chosen
 }
 
 /// No row: the span is not counted, or there was no room for its series.
 const NO_ROW: u32 = u32::MAX;
 
-/// Adds to the series of `part` and returns the row of each span.
-fn add_series(part: &Part, function: &Function, spans: &mut TableSpans<'_>, chosen: &Chosen, series: &mut Accumulator) -> Vec<u32> {
+/// Adds to the series of `part` and returns the rows of the spans.
+fn add_series(part: &Part, function: &Function, spans: &mut TableSpans<'_>, chosen: &Chosen, series: &mut Accumulator) -> Rows {
     let buckets = match function {
         Function::Histogram(attribute) | Function::Quantile { attribute, quantiles: _ } => Some(spans.buckets(attribute, &chosen.spans)),
         _ => None,
@@ -223,7 +223,19 @@ fn add_series(part: &Part, function: &Function, spans: &mut TableSpans<'_>, chos
             }
         }
     }
-    groups.of_spans.iter().map(|group| row_of_group[*group as usize]).collect()
+    Rows { group_of_span: groups.of_spans, row_of_group }
+}
+
+/// Which row each chosen span belongs to.
+struct Rows {
+    group_of_span: Vec<u32>,
+    row_of_group: Vec<u32>,
+}
+
+impl Rows {
+    fn of(&self, at: usize) -> u32 {
+        self.row_of_group[self.group_of_span[at] as usize]
+    }
 }
 
 impl Chosen {
@@ -251,7 +263,18 @@ fn count(groups: &Groups, row_of_group: &[u32], chosen: &Chosen, series: &mut Ac
     let cell_of = |(group, interval): (&u32, &u32)| *group as usize * intervals + *interval as usize;
     let cells = groups.of_spans.iter().zip(&chosen.intervals).map(cell_of);
     if chosen.weights.is_empty() {
-        cells.for_each(|cell| counts[cell] += 1.0);
+        // Neighbours are mostly in the same cell, and adding to it again and again would wait for memory.
+        let (mut current, mut run) = (0, 0_u32);
+        for cell in cells {
+            if cell != current {
+                counts[current] += f64::from(std::mem::take(&mut run));
+                current = cell;
+            }
+            run += 1;
+        }
+        if run > 0 {
+            counts[current] += f64::from(run);
+        }
     } else {
         cells.zip(&chosen.weights).for_each(|(cell, weight)| counts[cell] += weight);
     }
@@ -377,9 +400,11 @@ impl Refined {
 /// Returns the rows of the groups that have spans, and values if the function wants them.
 fn rows_of_groups(part: &Part, groups: &Groups, values: Option<&[f64]>, spans: &mut TableSpans<'_>, series: &mut Accumulator) -> Vec<u32> {
     let mut is_used = Bitset::new(groups.len);
+    let mut last = None;
     for (at, group) in groups.of_spans.iter().enumerate() {
-        if values.is_none_or(|values| !values[at].is_nan()) {
+        if last != Some(*group) && values.is_none_or(|values| !values[at].is_nan()) {
             is_used.insert(*group as usize);
+            last = Some(*group);
         }
     }
     let mut rows = vec![NO_ROW; groups.len];
@@ -395,9 +420,9 @@ fn rows_of_groups(part: &Part, groups: &Groups, values: Option<&[f64]>, spans: &
 }
 
 /// Offers one span of each trace as an exemplar.
-fn add_exemplars(part: &Part, spans: &mut TableSpans<'_>, chosen: &Chosen, rows: &[u32], exemplars: &mut Exemplars) {
+fn add_exemplars(part: &Part, spans: &mut TableSpans<'_>, chosen: &Chosen, rows: &Rows, exemplars: &mut Exemplars) {
     for_one_span_per_trace(spans.table(), chosen, exemplars, |at, exemplars| {
-        let (span, row) = (chosen.spans[at], rows[at]);
+        let (span, row) = (chosen.spans[at], rows.of(at));
         let timestamp_ms = (spans.table().spans.start_unix_nanos[span as usize] / NANOS_PER_MILLI) as i64;
         if row == NO_ROW || !exemplars.has_room(row, timestamp_ms) {
             return;

@@ -131,13 +131,7 @@ impl Assembler<'_> {
             return Ok(without_attributes(owners));
         }
         let count = keys.codes().len();
-        let (mut ordinals, mut key_at) = (Vec::new(), Vec::new());
-        for (ordinal, &code) in keys.codes().iter().enumerate() {
-            if let Some(&at) = wanted_of.get(code as usize).filter(|&&at| at != u32::MAX) {
-                ordinals.push(ordinal as u32);
-                key_at.push(at);
-            }
-        }
+        let (ordinals, key_at) = wanted_attributes(keys.codes(), &wanted_of);
         if ordinals.is_empty() {
             return Ok(without_attributes(owners));
         }
@@ -276,6 +270,27 @@ impl Assembler<'_> {
             };
         }
     }
+}
+
+/// Returns the ordinals of the attributes whose key is wanted, by its code, and what `wanted_of` says of each.
+fn wanted_attributes(codes: &[u32], wanted_of: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    /// Attributes looked at together. Kept ones are collected without a branch, which nobody could predict.
+    const RUN: usize = 256;
+    let (mut ordinals, mut wanted) = (Vec::new(), Vec::new());
+    let (mut kept_ordinals, mut kept_wanted) = ([0; RUN], [0; RUN]);
+    let mut ordinal = 0;
+    for run in codes.chunks(RUN) {
+        let mut kept = 0;
+        for code in run {
+            let at = wanted_of.get(*code as usize).copied().unwrap_or(u32::MAX);
+            (kept_ordinals[kept % RUN], kept_wanted[kept % RUN]) = (ordinal, at);
+            kept += usize::from(at != u32::MAX);
+            ordinal += 1;
+        }
+        ordinals.extend_from_slice(&kept_ordinals[..kept]);
+        wanted.extend_from_slice(&kept_wanted[..kept]);
+    }
+    (ordinals, wanted)
 }
 
 fn without_attributes(owners: usize) -> Attrs {

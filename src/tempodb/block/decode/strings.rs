@@ -10,6 +10,7 @@ use super::sink::Sink;
 use super::thrift::Encoding;
 use super::{DecodeError, MAX_PAGE_BYTES, Result, delta, hybrid, plain};
 use crate::model::strings::{StrId, StringPool};
+use crate::tempodb::block::text_test::TextTest;
 
 /// Byte strings, end to end: a dictionary page, or values that have no dictionary.
 #[derive(Debug, Default)]
@@ -55,6 +56,36 @@ impl Dictionary {
             start = end as usize;
             value
         })
+    }
+
+    /// Returns up to `limit` codes of entries that pass, in ascending order.
+    pub(in crate::tempodb::block) fn passing(&self, test: &TextTest<'_>, limit: usize) -> Vec<u32> {
+        match test.required() {
+            None => self.iter().zip(0..).filter(|(value, _)| test.passes(value)).map(|(_, code)| code).take(limit).collect(),
+            Some(required) => self.passing_with(required, test, limit),
+        }
+    }
+
+    /// Looks for the required text in all entries at once and tests only those that contain it.
+    fn passing_with(&self, required: &[u8], test: &TextTest<'_>, limit: usize) -> Vec<u32> {
+        let finder = memchr::memmem::Finder::new(required);
+        let (mut passing, mut from) = (Vec::new(), 0);
+        while passing.len() < limit
+            && let Some(hit) = finder.find(self.bytes.get(from..).unwrap_or_default()).map(|at| from + at)
+        {
+            let code = self.ends.partition_point(|end| *end as usize <= hit);
+            let Some(end) = self.ends.get(code).map(|end| *end as usize) else { break };
+            if hit + required.len() > end {
+                // it reaches into the next entry
+                from = hit + 1;
+                continue;
+            }
+            if test.passes(self.get(code)) {
+                passing.push(code as u32);
+            }
+            from = end;
+        }
+        passing
     }
 
     fn get(&self, index: usize) -> &[u8] {
