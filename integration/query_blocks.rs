@@ -136,6 +136,20 @@ async fn check_searches_find_what_the_blocks_hold(version: &str) {
         traces.into_iter().take(count).map(|trace| trace["startTimeUnixNano"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(ids(&newest, 5), ids(&all, 5));
+    for (descending, tenants) in [(true, "alpha"), (false, "alpha"), (true, "alpha|beta")] {
+        let query = format!("q=%7B%7Dwith(order_by=%22duration%22,desc={descending})");
+        let every = get(&api, tenants, &format!("/api/search?q=%7B%7D&limit=1000&{window}")).await;
+        let few = get(&api, tenants, &format!("/api/search?{query}&limit=7&{window}")).await;
+        let durations = |answer: &Value| -> Vec<u64> {
+            answer["traces"].as_array().expect("traces").iter().map(|trace| trace["durationMs"].as_u64().unwrap_or(0)).collect()
+        };
+        let mut expected = durations(&every);
+        expected.sort_unstable();
+        if descending {
+            expected.reverse();
+        }
+        assert_eq!(durations(&few), expected[..7], "{version} {query}");
+    }
     let orphan = get(&api, "alpha", &format!("/api/search?q=%7Bname%3D%22orphan-kid%22%7D&{window}")).await;
     let found = &orphan["traces"][0];
     assert_eq!((&found["traceID"], &found["rootServiceName"]), (&json!("63df018bb6b87bac5e1ceda39d8fd16e"), &json!("checkout")));

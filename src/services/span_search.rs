@@ -11,7 +11,7 @@ use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNa
 use crate::services::rpc::status::CallError;
 use crate::traceql::autocomplete::extract_conditions;
 use crate::traceql::engine::{self, EngineError, EvaluateOptions, HitRows, Inspected, Matches, Plan, TagSelection, evaluate, hits};
-use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
+use crate::traceql::result::{SearchCollector, SearchRequest};
 use crate::traceql::rewrite::or_to_in;
 use crate::traceql::tags::{TagNames, TagValues};
 
@@ -20,11 +20,6 @@ pub fn plan_search(request: &SearchRequest) -> Result<Plan, CallError> {
     let query = crate::traceql::compile(&request.query)
         .map_err(|error| CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}")))?;
     Plan::new(&or_to_in(query)).map_err(engine_error)
-}
-
-/// Returns the order in which a plan wants its results.
-pub fn order_of(plan: &Plan) -> SearchOrder {
-    if plan.most_recent() { SearchOrder::MostRecent } else { SearchOrder::FirstFound }
 }
 
 pub fn engine_error(error: EngineError) -> CallError {
@@ -49,7 +44,7 @@ impl<'a> From<&'a SpanTable> for SearchedTable<'a> {
     }
 }
 
-/// Evaluates one table and keeps only matches that would change the answer.
+/// Evaluates one table and keeps only matches that would change the answer. Without trace times in the table, no trace is newer than another.
 pub fn wanted_matches(
     plan: &Plan,
     request: &SearchRequest,
@@ -58,21 +53,22 @@ pub fn wanted_matches(
     cancelled: &AtomicBool,
 ) -> Result<Matches, CallError> {
     let SearchedTable { table, rows } = searched;
-    let rows = match (request.rows(table), rows) {
-        (Some(in_time), Some(rows)) => Some(rows.filter(|row| in_time.contains(row))),
-        (in_time, rows) => in_time.or(rows),
-    };
+    let wanted = if plan.may_refuse() { None } else { collector.wanted_rows(table) };
+    let rows = [rows, request.rows(table), wanted].into_iter().flatten().reduce(|mut all, rows| {
+        all.intersect(&rows);
+        all
+    });
+    if rows.as_ref().is_some_and(Bitset::is_empty) {
+        return Ok(Matches::default());
+    }
     let options = EvaluateOptions { rows: rows.as_ref(), spans_per_span_set: request.spans_per_span_set, cancelled };
     let mut matches = evaluate(plan, table, options).map_err(engine_error)?;
-    matches.traces.retain(|trace| collector.wants(trace.trace_id, trace.start_unix_nanos));
-    match order_of(plan) {
-        SearchOrder::MostRecent => matches.keep_newest(request.limit),
-        // Known traces are merged and take no room; their number is bounded by the limit as well.
-        SearchOrder::FirstFound => {
-            let known = collector.len().min(request.limit);
-            matches.traces.truncate(request.limit.saturating_add(known));
-        }
-    }
+    matches.traces.retain(|trace| collector.wants(trace.trace_id, trace.start_unix_nanos, trace.duration_nanos));
+    // Traces that are held already are merged and take no room.
+    let held = matches.traces.iter().filter(|trace| collector.holds(trace.trace_id)).count();
+    matches.keep_smallest(collector.room().saturating_add(held), |trace| {
+        (!collector.holds(trace.trace_id), plan.order().rank(trace.trace_id, trace.start_unix_nanos, trace.duration_nanos))
+    });
     Ok(matches)
 }
 
@@ -88,13 +84,13 @@ pub fn search_tables<'a>(
     cancelled: &AtomicBool,
 ) -> Result<SearchReply, CallError> {
     let plan = plan_search(request)?;
-    let mut collector = SearchCollector::new(request.limit, order_of(&plan));
+    let mut collector = SearchCollector::new(request.limit, plan.order());
     let mut inspection = Inspection::default();
     for searched in tables {
         let table = searched.table;
         let matches = wanted_matches(&plan, request, searched, &collector, cancelled)?;
         inspection.add(inspection_of(matches.inspected));
-        hits(&plan, &matches, table, HitRows::Same).into_iter().for_each(|hit| collector.add(hit));
+        collector.add_all(hits(&plan, &matches, table, HitRows::Same));
         // Nothing is known about the times of the tables that are left, so only a search without order ends early.
         if collector.can_stop(u32::MAX) {
             break;

@@ -19,6 +19,7 @@ pub mod print;
 pub mod rewrite;
 pub mod autocomplete;
 pub mod complete;
+pub mod order;
 pub mod result;
 pub mod tags;
 pub mod engine;

@@ -7,6 +7,7 @@ use crate::base::bitset::Bitset;
 use crate::model::ids::{SpanId, TraceId};
 use crate::model::span_table::SpanTable;
 
+use super::order::{Direction, KeyBounds, Rank, SearchOrder, SortKey};
 use super::types::Static;
 
 /// A search as the engine and its callers see it.
@@ -60,8 +61,7 @@ pub struct TraceHit {
     pub root_service_name: Arc<str>,
     pub root_trace_name: Arc<str>,
     pub start_unix_nanos: u64,
-    /// Whole milliseconds.
-    pub duration_ms: u32,
+    pub duration_nanos: u64,
     /// Over the whole trace as it was stored.
     pub service_stats: BTreeMap<Arc<str>, ServiceStats>,
     /// Never empty. The wire's deprecated `spanSet` is the first of these.
@@ -96,6 +96,15 @@ pub struct SpanHit {
 }
 
 impl TraceHit {
+    /// Returns the duration as results show it.
+    pub fn duration_ms(&self) -> u32 {
+        u32::try_from(self.duration_nanos / 1_000_000).unwrap_or(u32::MAX)
+    }
+
+    pub fn rank(&self, order: SearchOrder) -> Rank {
+        order.rank(self.trace_id, self.start_unix_nanos, self.duration_nanos)
+    }
+
     /// Takes over what `other`, a result for another part of the same trace, knows.
     pub fn merge(&mut self, other: Self) {
         debug_assert_eq!(self.trace_id, other.trace_id);
@@ -108,7 +117,7 @@ impl TraceHit {
         if self.start_unix_nanos == 0 || (other.start_unix_nanos != 0 && other.start_unix_nanos < self.start_unix_nanos) {
             self.start_unix_nanos = other.start_unix_nanos;
         }
-        self.duration_ms = self.duration_ms.max(other.duration_ms);
+        self.duration_nanos = self.duration_nanos.max(other.duration_nanos);
         for (service, more) in other.service_stats {
             let known = self.service_stats.entry(service).or_default();
             known.span_count = known.span_count.max(more.span_count);
@@ -134,101 +143,125 @@ impl SpanSetHit {
     }
 }
 
-/// Which traces an answer keeps when there are more than the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SearchOrder {
-    /// The first that are found.
-    FirstFound,
-    /// The newest by start time.
-    MostRecent,
-}
-
 /// Collects hits of many tables and processes into one answer of at most `limit` traces.
+///
+/// Of traces that lie wholly in one part, the answer is the first `limit` of all in the order of ranks, whatever the order of the parts. When a
+/// trace comes in pieces, its pieces are merged as they come, and its rank is that of what is known so far. Longest and oldest first that is
+/// still the right one, since pieces only lengthen a trace and let it begin earlier; but the spans of a piece that ranked too low are not shown
+/// when a later one gets the trace in. Shortest and newest first, a trace that turns out to be longer or older may have kept another one out.
 #[derive(Debug)]
 pub struct SearchCollector {
     limit: usize,
     order: SearchOrder,
     hits: HashMap<TraceId, TraceHit>,
-    /// Start and id of each hit, oldest first; kept for [`SearchOrder::MostRecent`] only.
-    by_start: BTreeSet<(u64, TraceId)>,
+    /// The rank of each hit; empty for [`SearchOrder::FirstFound`].
+    ranks: BTreeSet<Rank>,
 }
 
 impl SearchCollector {
     pub fn new(limit: usize, order: SearchOrder) -> Self {
-        Self { limit: limit.max(1), order, hits: HashMap::new(), by_start: BTreeSet::new() }
+        Self { limit: limit.max(1), order, hits: HashMap::new(), ranks: BTreeSet::new() }
+    }
+
+    /// Whether the answer has a hit for the trace.
+    pub fn holds(&self, trace_id: TraceId) -> bool {
+        self.hits.contains_key(&trace_id)
     }
 
     /// Whether a hit for the trace would change the answer. Lets callers skip reading results that would be dropped.
-    pub fn wants(&self, trace_id: TraceId, start_unix_nanos: u64) -> bool {
-        self.hits.len() < self.limit
-            || self.hits.contains_key(&trace_id)
-            || match self.order {
-                SearchOrder::FirstFound => false,
-                SearchOrder::MostRecent => self.by_start.first().is_some_and(|oldest| *oldest < (start_unix_nanos, trace_id)),
-            }
+    pub fn wants(&self, trace_id: TraceId, start_unix_nanos: u64, duration_nanos: u64) -> bool {
+        !self.is_full() || self.is_before_last(self.order.rank(trace_id, start_unix_nanos, duration_nanos)) || self.holds(trace_id)
     }
 
-    /// Adds a hit: known traces are merged, new ones are taken while there is room or, in most-recent order, if they are newer than the oldest.
+    /// Whether a trace that is not held yet and whose key lies within `bounds` may change the answer.
+    pub fn wants_within(&self, bounds: KeyBounds) -> bool {
+        !self.is_full() || bounds.first_place(self.order).is_some_and(|first| self.is_before_last(first))
+    }
+
+    /// Returns the rows of `table` that may change the answer, by their times; `None`: all may.
+    pub fn wanted_rows(&self, table: &SpanTable) -> Option<Bitset> {
+        let traces = &table.traces;
+        let has_times = traces.start_unix_nanos.len() >= table.trace_count() && traces.duration_nanos.len() >= table.trace_count();
+        let wants = |row: usize| self.wants(traces.ids[row], traces.start_unix_nanos[row], traces.duration_nanos[row]);
+        (self.is_full() && has_times).then(|| Bitset::full(table.trace_count()).filter(wants))
+    }
+
+    /// Returns how many traces that are not held yet one part may bring. More of them would be dropped.
+    pub fn room(&self) -> usize {
+        match self.order {
+            SearchOrder::FirstFound => self.limit.saturating_sub(self.hits.len()),
+            SearchOrder::By(..) => self.limit,
+        }
+    }
+
+    /// Adds what one part has; of its hits, the first in the order come first.
+    pub fn add_all(&mut self, mut hits: Vec<TraceHit>) {
+        hits.sort_by_key(|hit| hit.rank(self.order));
+        hits.into_iter().for_each(|hit| self.add(hit));
+    }
+
+    /// Adds a hit: known traces are merged, new ones are taken while there is room or, in an order, if they come before the last one.
     pub fn add(&mut self, hit: TraceHit) {
-        if !self.wants(hit.trace_id, hit.start_unix_nanos) {
+        if !self.wants(hit.trace_id, hit.start_unix_nanos, hit.duration_nanos) {
             return;
         }
-        let trace_id = hit.trace_id;
-        let start = match self.hits.get_mut(&trace_id) {
+        let rank = match self.hits.get_mut(&hit.trace_id) {
             Some(known) => {
-                self.by_start.remove(&(known.start_unix_nanos, trace_id));
+                self.ranks.remove(&known.rank(self.order));
                 known.merge(hit);
-                known.start_unix_nanos
+                known.rank(self.order)
             }
             None => {
-                let start = hit.start_unix_nanos;
-                self.hits.insert(trace_id, hit);
-                start
+                let rank = hit.rank(self.order);
+                self.hits.insert(hit.trace_id, hit);
+                rank
             }
         };
-        if self.order == SearchOrder::MostRecent {
-            self.by_start.insert((start, trace_id));
+        if self.order != SearchOrder::FirstFound {
+            self.ranks.insert(rank);
             if self.hits.len() > self.limit
-                && let Some((_, oldest)) = self.by_start.pop_first()
+                && let Some(last) = self.ranks.pop_last()
             {
-                self.hits.remove(&oldest);
+                self.hits.remove(&last.trace_id());
             }
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.hits.len()
+    fn is_full(&self) -> bool {
+        self.hits.len() >= self.limit
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.hits.is_empty()
+    fn is_before_last(&self, rank: Rank) -> bool {
+        self.ranks.last().is_some_and(|last| rank < *last)
     }
 
     /// Whether the search may end although parts are outstanding. `completed_through_unix_seconds`: everything newer has been searched;
     /// `u32::MAX` while nothing is known.
     pub fn can_stop(&self, completed_through_unix_seconds: u32) -> bool {
-        if self.hits.len() < self.limit {
-            return false;
-        }
         match self.order {
-            SearchOrder::FirstFound => true,
-            SearchOrder::MostRecent => {
+            SearchOrder::FirstFound => self.is_full(),
+            // What is outstanding starts before the boundary.
+            SearchOrder::By(SortKey::Start, Direction::Descending) if completed_through_unix_seconds != u32::MAX => {
                 let boundary = u64::from(completed_through_unix_seconds) * NANOS_PER_SECOND;
-                completed_through_unix_seconds != u32::MAX && self.by_start.first().is_some_and(|(oldest, _)| *oldest >= boundary)
+                !self.wants_within(KeyBounds { min: 0, max: boundary.saturating_sub(1) })
             }
+            // A trace may be older than its part says, for it may have come late, and of durations a part says nothing.
+            SearchOrder::By(..) => false,
         }
     }
 
-    /// Returns the hits, newest first; equal starts by trace id.
+    /// Returns the hits in their order; [`SearchOrder::FirstFound`] shows the newest first.
     pub fn finish(self) -> Vec<TraceHit> {
         let mut hits: Vec<TraceHit> = self.hits.into_values().collect();
-        hits.sort_unstable_by_key(|hit| (std::cmp::Reverse(hit.start_unix_nanos), hit.trace_id));
+        hits.sort_unstable_by_key(|hit| hit.rank(self.order));
         hits
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn hit(id: u8, start: u64) -> TraceHit {
@@ -237,7 +270,7 @@ mod tests {
             root_service_name: "".into(),
             root_trace_name: "root".into(),
             start_unix_nanos: start,
-            duration_ms: 1,
+            duration_nanos: 1,
             service_stats: BTreeMap::from([("a".into(), ServiceStats { span_count: u32::from(id), error_count: 0 })]),
             span_sets: vec![set("by(name)", "x", 1)],
         }
@@ -257,13 +290,13 @@ mod tests {
         let mut other = hit(1, 10);
         other.root_service_name = "shop".into();
         other.root_trace_name = "ignored".into();
-        other.duration_ms = 7;
+        other.duration_nanos = 7_000_000;
         other.service_stats =
             BTreeMap::from([("a".into(), ServiceStats { span_count: 0, error_count: 2 }), ("b".into(), ServiceStats::default())]);
         other.span_sets = vec![set("by(name)", "x", 3), set("by(name)", "y", 1)];
         known.merge(other);
         assert_eq!((&*known.root_service_name, &*known.root_trace_name), ("shop", "root"));
-        assert_eq!((known.start_unix_nanos, known.duration_ms), (10, 7));
+        assert_eq!((known.start_unix_nanos, known.duration_ms()), (10, 7));
         assert_eq!(known.service_stats.get("a"), Some(&ServiceStats { span_count: 1, error_count: 2 }));
         assert_eq!(known.span_sets.iter().map(|set| set.matched).collect::<Vec<_>>(), [3, 1]);
     }
@@ -280,15 +313,63 @@ mod tests {
 
     #[test]
     fn most_recent_keeps_the_newest_and_waits_for_newer_parts() {
-        let mut collector = SearchCollector::new(2, SearchOrder::MostRecent);
+        let mut collector = SearchCollector::new(2, SearchOrder::MOST_RECENT);
         for (id, seconds) in [(1, 10), (2, 20), (3, 30), (1, 40)] {
             collector.add(hit(id, seconds * NANOS_PER_SECOND));
         }
-        assert!(!collector.wants(TraceId([9; 16]), 30 * NANOS_PER_SECOND - 1));
+        assert!(!collector.wants(TraceId([9; 16]), 30 * NANOS_PER_SECOND - 1, 7));
         assert!(!collector.can_stop(u32::MAX));
         assert!(!collector.can_stop(31));
         assert!(collector.can_stop(30));
         assert_eq!(starts(collector), [40 * NANOS_PER_SECOND, 30 * NANOS_PER_SECOND]);
+    }
+
+    #[test]
+    fn pieces_of_a_trace_change_its_place() {
+        let order = |key, direction| SearchCollector::new(2, SearchOrder::By(key, direction));
+        let timed = |id: u8, start: u64, duration_nanos: u64| TraceHit { duration_nanos, ..hit(id, start) };
+        let ids = |collector: SearchCollector| collector.finish().iter().map(|hit| hit.trace_id.0[0]).collect::<Vec<_>>();
+        let mut longest = order(SortKey::Duration, Direction::Descending);
+        [timed(1, 1, 10), timed(2, 1, 20), timed(3, 1, 5), timed(3, 2, 30)].into_iter().for_each(|hit| longest.add(hit));
+        assert_eq!(ids(longest), [3, 2], "a piece that came too early is not missed");
+        let mut oldest = order(SortKey::Start, Direction::Ascending);
+        [timed(1, 10, 1), timed(2, 20, 1), timed(2, 5, 1), timed(3, 7, 1), timed(4, 0, 1)].into_iter().for_each(|hit| oldest.add(hit));
+        assert_eq!(ids(oldest), [2, 3]);
+    }
+
+    proptest! {
+        #[test]
+        fn answers_are_the_first_of_all(
+            times in prop::collection::vec((0_u64..6, 0_u64..6), 0..30),
+            limit in 1_usize..8,
+            cuts in prop::collection::vec(0_usize..30, 0..4),
+            by_duration: bool,
+            descends: bool,
+        ) {
+            let key = if by_duration { SortKey::Duration } else { SortKey::Start };
+            let order = SearchOrder::By(key, if descends { Direction::Descending } else { Direction::Ascending });
+            let hits = times.iter().enumerate().map(|(id, (start, duration))| TraceHit { duration_nanos: *duration, ..hit(id as u8, *start) });
+            let hits: Vec<TraceHit> = hits.collect();
+            let mut expected = hits.clone();
+            expected.sort_by_key(|hit| {
+                let value = if by_duration { hit.duration_nanos } else { hit.start_unix_nanos };
+                let is_unknown = !by_duration && value == 0;
+                (is_unknown, if descends { -(value as i64) } else { value as i64 }, hit.trace_id)
+            });
+            expected.truncate(limit);
+            let mut collector = SearchCollector::new(limit, order);
+            for (index, hit) in hits.iter().enumerate() {
+                let value = if by_duration { hit.duration_nanos } else { hit.start_unix_nanos };
+                let wants = collector.wants(hit.trace_id, hit.start_unix_nanos, hit.duration_nanos);
+                let around = KeyBounds { min: value.saturating_sub(1), max: value + 1 };
+                prop_assert!(!wants || collector.wants_within(around), "{around:?}");
+                if cuts.contains(&index) {
+                    collector.add(hit.clone());
+                }
+            }
+            collector.add_all(hits.into_iter().rev().collect());
+            prop_assert_eq!(collector.finish(), expected);
+        }
     }
 
     fn starts(collector: SearchCollector) -> Vec<u64> {

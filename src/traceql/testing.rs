@@ -75,6 +75,12 @@ pub(super) fn table_of(traces: &[TestTrace]) -> SpanTable {
     built.table
 }
 
+/// A trace of one span, in a table of its own; the id is `id` 16 times.
+pub(crate) fn trace_of(id: u8, start_unix_nanos: u64, duration_nanos: u64) -> SpanTable {
+    let span = TestSpan { id: SpanId([id; 8]), name: "root".to_owned(), start_unix_nanos, duration_nanos, ..TestSpan::default() };
+    table_of(&[TestTrace { id: TraceId([id; 16]), spans: vec![span] }])
+}
+
 fn encode_trace(trace: &TestTrace) -> Vec<u8> {
     let mut out = Vec::new();
     for span in &trace.spans {

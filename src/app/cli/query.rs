@@ -19,7 +19,8 @@ use crate::services::rpc::querier::{Querier as _, SearchPart};
 use crate::services::rpc::trace_output::{ResourceListName, TraceOutput};
 use crate::tempodb::block::meta::BlockId;
 use crate::tempodb::block::read::ReadMeter;
-use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
+use crate::traceql::order::SearchOrder;
+use crate::traceql::result::{SearchCollector, SearchRequest};
 
 /// Attribute keys shown by a summary.
 const LARGEST_KEYS: usize = 10;
@@ -203,7 +204,12 @@ fn attribute_query(name: &str, value: &str) -> String {
 
 impl SearchRange {
     async fn search(self, query: String, storage: &Storage, out: &mut Output) -> anyhow::Result<()> {
-        crate::traceql::compile(&query).map_err(|error| anyhow::anyhow!("invalid TraceQL query: {error}"))?;
+        let compiled = crate::traceql::compile(&query).map_err(|error| anyhow::anyhow!("invalid TraceQL query: {error}"))?;
+        let order = match SearchOrder::of(&compiled)? {
+            // All blocks are searched anyway.
+            SearchOrder::FirstFound => SearchOrder::MOST_RECENT,
+            order => order,
+        };
         let seconds = |time: Timestamp| u32::try_from(time.as_second()).context("times must lie between 1970 and 2106");
         let (start, end) = (seconds(self.start)?, seconds(self.end)?);
         let request =
@@ -220,13 +226,13 @@ impl SearchRange {
             cpu: storage.cpu.clone(),
         });
         let progress = Progress::new("blocks", concerned.len());
-        let (mut collector, mut skipped) = (SearchCollector::new(request.limit, SearchOrder::MostRecent), 0);
+        let (mut collector, mut skipped) = (SearchCollector::new(request.limit, order), 0);
         for block in concerned {
             let row_groups = 0..block.meta.total_records as usize;
             let part = SearchPart::Block { meta: block.meta, row_groups };
             let reply = querier.search(&self.tenant_id, &request, &part).await.map_err(|error| anyhow::anyhow!(error.message))?;
             skipped += reply.inspection.skipped_jobs;
-            reply.hits.into_iter().for_each(|hit| collector.add(hit));
+            collector.add_all(reply.hits);
             progress.step();
         }
         drop(progress);
@@ -241,7 +247,7 @@ impl SearchRange {
                 (&*hit.root_service_name).into(),
                 (&*hit.root_trace_name).into(),
                 Timestamp::from_nanosecond(i128::from(hit.start_unix_nanos))?.into(),
-                hit.duration_ms.into(),
+                hit.duration_ms().into(),
                 matched.into(),
             ]);
         }

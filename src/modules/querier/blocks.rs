@@ -11,6 +11,7 @@ use tracing::warn;
 use super::metrics::{BACKEND_PROCESSING, SKIPPED_BLOCKS};
 use super::projection::{candidate_rows, row_group_may_match};
 use super::pruning::{candidate_groups, probes_of};
+use super::row_group_order::{OrderedGroup, in_search_order};
 use super::{CancelOnDrop, Querier};
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
@@ -18,7 +19,7 @@ use crate::services::block_projection::projection_of;
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest};
 use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::status::CallError;
-use crate::services::span_search::{SearchedTable, inspection_of, order_of, plan_search, tag_selection, wanted_matches};
+use crate::services::span_search::{SearchedTable, inspection_of, plan_search, tag_selection, wanted_matches};
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
 use crate::tempodb::block::read::{BlockReader, FetchedRowGroup, ReadMeter};
@@ -28,7 +29,7 @@ use crate::tempodb::metrics::FILTER_FALSE_POSITIVES;
 use crate::tempodb::trace_filter::lookup::Candidate;
 use crate::traceql::engine::projection::FetchColumn;
 use crate::traceql::engine::{self, HitRows, Plan, hits};
-use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest};
+use crate::traceql::result::{SearchCollector, SearchRequest};
 use crate::traceql::tags::{TagNames, TagValues};
 
 /// Blocks of one trace lookup that are asked at the same time: enough to hide the latency of object storage.
@@ -161,11 +162,8 @@ impl Querier {
             return Ok(SearchReply::default());
         }
         let request = Arc::new(request.clone());
-        let order = order_of(&plan);
         let mut fetch = plan.fetch().clone();
-        if order == SearchOrder::MostRecent || request.needs_trace_times() {
-            fetch.columns.insert(FetchColumn::TraceTimes);
-        }
+        fetch.columns.insert(FetchColumn::TraceTimes);
         let (conditions, results) = (projection_of(&fetch), projection_of(plan.result_fetch()));
         let meter = ReadMeter::default();
         let cancel = CancelOnDrop::default();
@@ -174,11 +172,14 @@ impl Querier {
             return Ok(SearchReply { hits: Vec::new(), inspection: inspection(&meter) });
         }
         let reader = self.db.open(tenant, meta, &meter).await?;
-        let mut collector = SearchCollector::new(request.limit, order);
+        let mut collector = SearchCollector::new(request.limit, plan.order());
         let mut seen = Inspection::default();
         let in_file = groups(&reader, row_groups);
-        for group in promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group)) {
-            if !row_group_may_match(&reader, group, &fetch, &meter, &self.cpu).await? {
+        let promising = promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group));
+        for OrderedGroup { group, bounds } in in_search_order(&reader, promising, plan.order())? {
+            // A block holds a trace once, so none of these is held.
+            let is_wanted = plan.may_refuse() || collector.wants_within(bounds);
+            if !is_wanted || !row_group_may_match(&reader, group, &fetch, &meter, &self.cpu).await? {
                 continue;
             }
             let candidates = candidate_rows(&reader, group, &fetch, &meter, &self.cpu).await?;
@@ -207,9 +208,9 @@ impl Querier {
             let fetched = reader.fetch_row_group(group, &results, Some(&rows), &meter).await?;
             let plan = Arc::clone(&plan);
             let found = self.on_cpu("show_matches", move || show(&plan, &fetched, &matches)).await??;
-            found.into_iter().for_each(|hit| collector.add(hit));
-            // Row groups are not ordered by time: only a search without order ends early.
-            if order == SearchOrder::FirstFound && collector.can_stop(u32::MAX) {
+            collector.add_all(found);
+            // What row groups of an order are left is told by their bounds.
+            if collector.can_stop(u32::MAX) {
                 break;
             }
         }

@@ -13,6 +13,7 @@ pub mod config;
 mod listed_tags;
 pub mod metrics;
 mod projection;
+mod row_group_order;
 mod pruning;
 mod replicas;
 mod series;

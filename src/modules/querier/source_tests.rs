@@ -11,19 +11,22 @@ use super::config::QuerierConfig;
 use super::{Parts, Querier};
 use crate::base::clock::ManualClock;
 use crate::base::cpu_pool::CpuPool;
+use crate::model::combine::merge_tables;
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
 use crate::services::rpc::querier::{Querier as _, SearchPart};
 use crate::services::rpc::status::CallError;
-use crate::services::span_search::{SearchedTable, search_tables};
+use crate::services::span_search::{SearchedTable, plan_search, search_tables};
 use crate::tempodb::backend::Backend;
 use crate::tempodb::block::meta::{BlockId, BlockMeta, BlockVersion};
 use crate::tempodb::block::write::{BlockWriter, NewBlock};
 use crate::tempodb::blocklist::BlockList;
 use crate::tempodb::db::{DbSettings, TempoDb};
-use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest, TraceHit};
+use crate::traceql::order::SearchOrder;
+use crate::traceql::result::{SearchCollector, SearchRequest, TraceHit};
 use crate::traceql::testing::examples::search_examples;
 use crate::traceql::testing::generated::{arb_query, arb_tables};
+use crate::traceql::testing::trace_of;
 
 const VERSIONS: [BlockVersion; 2] = [BlockVersion::VParquet4, BlockVersion::VParquet5];
 /// Into how many jobs a block is cut. More than there are row groups leaves some jobs without any.
@@ -63,11 +66,14 @@ impl Blocks {
 
     /// Runs one job per range of row groups and merges what they find.
     async fn search(&self, meta: &Arc<BlockMeta>, jobs: usize, request: &SearchRequest) -> Result<Vec<TraceHit>, CallError> {
-        let mut collector = SearchCollector::new(request.limit, SearchOrder::FirstFound);
+        let mut collector = SearchCollector::new(request.limit, plan_search(request)?.order());
         for row_groups in shards(self.row_groups, jobs) {
             let part = SearchPart::Block { meta: Arc::clone(meta), row_groups };
             let reply = self.querier.search(&TenantId::single(), request, &part).await?;
-            reply.hits.into_iter().for_each(|hit| collector.add(hit));
+            collector.add_all(reply.hits);
+            if collector.can_stop(u32::MAX) {
+                break;
+            }
         }
         Ok(collector.finish())
     }
@@ -91,6 +97,27 @@ impl Blocks {
         }
         Ok(live)
     }
+
+    /// Says how the answers in an order differ from the first of all answers to `query`, if they do.
+    async fn check_order(&self, tables: &[SpanTable], query: &str, hints: &str, limit: usize) -> Result<(), String> {
+        let all = request(&format!("{query} {hints}"), 100);
+        let few = SearchRequest { limit, ..all.clone() };
+        // Generated queries may be refused before they run.
+        let Ok(order) = plan_search(&all).map(|plan| plan.order()) else { return Ok(()) };
+        let Ok(mut expected) = self.search_everywhere(tables, &all).await? else {
+            // An ordered search refuses what it refuses without a limit; one that takes the first may end before.
+            let found = if order == SearchOrder::FirstFound { None } else { self.search_everywhere(tables, &few).await?.ok() };
+            return found.map_or(Ok(()), |hits| Err(format!("{} {limit}: {hits:?} but refused without a limit", all.query)));
+        };
+        let found = self.search_everywhere(tables, &few).await?.map_err(|error| format!("{} {limit}: {error}", all.query))?;
+        if order == SearchOrder::FirstFound {
+            expected.retain(|hit| found.contains(hit));
+            return if expected == found { Ok(()) } else { Err(format!("{} {limit}: {found:?}", all.query)) };
+        }
+        expected.sort_by_key(|hit| hit.rank(order));
+        expected.truncate(limit);
+        if found == expected { Ok(()) } else { Err(format!("{} {limit}\n   found {found:?}\nexpected {expected:?}", all.query)) }
+    }
 }
 
 /// Cuts row groups into `jobs` ranges as equal as possible.
@@ -101,6 +128,15 @@ fn shards(row_groups: usize, jobs: usize) -> impl Iterator<Item = Range<usize>> 
 fn request(query: &str, spans_per_span_set: usize) -> SearchRequest {
     SearchRequest { query: query.to_owned(), limit: LIMIT, spans_per_span_set, ..SearchRequest::default() }
 }
+
+const ORDERS: [&str; 6] = [
+    "",
+    "with (most_recent=true)",
+    "with (order_by=\"start\")",
+    "with (order_by=\"start\", desc=true)",
+    "with (order_by=\"duration\")",
+    "with (order_by=\"duration\", desc=true)",
+];
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
@@ -123,6 +159,68 @@ fn examples_give_their_verdicts_from_every_source() {
     assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), examples.len(), failures.join("\n"));
 }
 
+#[test]
+fn ordered_examples_give_the_first_from_every_source() {
+    let (fixture, examples) = search_examples();
+    let tables = fixture.table_per_trace();
+    let failures: Vec<String> = block_on(async {
+        let blocks = Blocks::new(&tables).await;
+        let mut failures = Vec::new();
+        let without_hints = |query: &str| crate::traceql::compile(query).unwrap().hints.is_empty();
+        for (index, example) in examples.iter().filter(|example| without_hints(&example.query)).enumerate() {
+            let outcome = blocks.check_order(&tables, &example.query, ORDERS[index % ORDERS.len()], 1 + index % 2).await;
+            failures.extend(outcome.err());
+        }
+        failures
+    });
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn row_groups_that_cannot_change_an_ordered_answer_are_not_read() {
+    const S: u64 = 1_000_000_000;
+    // Start and duration of a trace each, in seconds.
+    let times = [(50, 3), (20, 9), (90, 1), (10, 7), (70, 5)];
+    let tables: Vec<SpanTable> = (1_u8..).zip(times).map(|(id, (start, duration))| trace_of(id, start * S, duration * S)).collect();
+    block_on(async {
+        let blocks = Blocks::new(&tables).await;
+        for (hints, limit, expected, looked_at) in [
+            (ORDERS[1], 1, vec![3], 1),
+            (ORDERS[2], 2, vec![4, 2], 2),
+            (ORDERS[3], 2, vec![3, 5], 2),
+            (ORDERS[4], 3, vec![3, 1, 5], 3),
+            (ORDERS[5], 1, vec![2], 1),
+            ("", 1, vec![1], 1),
+        ] {
+            for meta in &blocks.metas {
+                let reply_to = async |limit: usize| {
+                    let request = SearchRequest { limit, ..request(&format!("{{}} {hints}"), 3) };
+                    let part = SearchPart::Block { meta: Arc::clone(meta), row_groups: 0..usize::MAX };
+                    blocks.querier.search(&TenantId::single(), &request, &part).await.unwrap()
+                };
+                let _fills_caches = reply_to(LIMIT).await;
+                let (all, few) = (reply_to(LIMIT).await, reply_to(limit).await);
+                let ids: Vec<u8> = few.hits.iter().map(|hit| hit.trace_id.0[0]).collect();
+                assert_eq!((ids, few.inspection.traces), (expected.clone(), looked_at), "{hints}");
+                assert_eq!((all.hits.len(), all.inspection.traces), (5, 5));
+                assert!(few.inspection.bytes < all.inspection.bytes, "{hints}: {} {}", few.inspection.bytes, all.inspection.bytes);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_newest_of_a_row_group_are_taken_first() {
+    let tables = [merge_tables(&[&trace_of(1, 10, 1), &trace_of(2, 30, 1), &trace_of(3, 20, 1)]), trace_of(4, 40, 1)];
+    block_on(async {
+        let blocks = Blocks::new(&tables).await;
+        for (limit, expected) in [(1, vec![2]), (2, vec![2, 3]), (4, vec![4, 2, 3, 1])] {
+            let found = blocks.search_everywhere(&tables, &SearchRequest { limit, ..request("{}", 3) }).await.unwrap().unwrap();
+            assert_eq!(found.iter().map(|hit| hit.trace_id.0[0]).collect::<Vec<_>>(), expected, "{limit}");
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -132,6 +230,9 @@ proptest! {
             let blocks = Blocks::new(&tables).await;
             for query in &queries {
                 let _ = blocks.search_everywhere(&tables, &request(query, 100)).await?;
+            }
+            for (index, query) in queries.iter().enumerate() {
+                blocks.check_order(&tables, query, ORDERS[index % ORDERS.len()], 1 + index % 3).await?;
             }
             Ok(())
         });

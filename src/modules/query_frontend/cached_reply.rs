@@ -88,7 +88,7 @@ fn put_hit(out: &mut Vec<u8>, hit: &TraceHit) {
     put_bytes(out, 2, hit.root_service_name.as_bytes());
     put_bytes(out, 3, hit.root_trace_name.as_bytes());
     put_uint(out, 4, hit.start_unix_nanos);
-    put_uint(out, 5, u64::from(hit.duration_ms));
+    put_uint(out, 5, hit.duration_nanos);
     for (service, stats) in &hit.service_stats {
         put_message(out, 6, |out| {
             put_bytes(out, 1, service.as_bytes());
@@ -112,7 +112,7 @@ fn hit_of(field: &Field<'_>) -> Option<TraceHit> {
         root_service_name: Arc::clone(&empty),
         root_trace_name: empty,
         start_unix_nanos: 0,
-        duration_ms: 0,
+        duration_nanos: 0,
         service_stats: Default::default(),
         span_sets: Vec::new(),
     };
@@ -122,7 +122,7 @@ fn hit_of(field: &Field<'_>) -> Option<TraceHit> {
             2 => hit.root_service_name = text_of(field)?,
             3 => hit.root_trace_name = text_of(field)?,
             4 => hit.start_unix_nanos = uint_of(field)?,
-            5 => hit.duration_ms = u32_of(field)?,
+            5 => hit.duration_nanos = uint_of(field)?,
             6 => {
                 let (mut service, mut stats) = (Arc::from(""), ServiceStats::default());
                 each_field(field.bytes().ok()?, |field| {
@@ -450,13 +450,13 @@ mod tests {
         });
         let stats = (arb_text(), any::<u32>(), any::<u32>())
             .prop_map(|(service, span_count, error_count)| (service, ServiceStats { span_count, error_count }));
-        let facts = (any::<[u8; 16]>(), arb_text(), arb_text(), any::<u64>(), any::<u32>());
+        let facts = (any::<[u8; 16]>(), arb_text(), arb_text(), any::<u64>(), any::<u64>());
         (facts, prop::collection::vec(stats, 0..3), prop::collection::vec(set, 0..3)).prop_map(|(facts, stats, span_sets)| TraceHit {
             trace_id: TraceId(facts.0),
             root_service_name: facts.1,
             root_trace_name: facts.2,
             start_unix_nanos: facts.3,
-            duration_ms: facts.4,
+            duration_nanos: facts.4,
             service_stats: stats.into_iter().collect::<BTreeMap<_, _>>(),
             span_sets,
         })

@@ -21,14 +21,13 @@ use crate::traceql::metrics::Window;
 use crate::traceql::result::{SearchRequest, TraceHit};
 
 /// Changes whenever entries of the same build number could not be read any more.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// What an entry begins with; nobody else's values do.
 const MAGIC: [u8; 4] = [0, b't', b'r', FORMAT];
 /// Larger answers are not kept.
 const MAX_ENTRY_BYTES: usize = 4 << 20;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// The cached answers.
 #[derive(Debug, Clone)]
@@ -195,21 +194,14 @@ pub(super) fn within_range(mut reply: SearchReply, request: &SearchRequest) -> O
     (is_sure && !is_cut).then_some(reply)
 }
 
-/// Whether a hit lies in the range; `None` when its rounded duration does not tell.
+/// Whether a hit lies in the range; `None` when its start is not known.
 fn is_inside(hit: &TraceHit, request: &SearchRequest) -> Option<bool> {
     let start = u64::from(request.start_unix_seconds) * NANOS_PER_SECOND;
     let end = u64::from(request.end_unix_seconds) * NANOS_PER_SECOND;
     if hit.start_unix_nanos == 0 {
         return None;
     }
-    let ends_at_least = hit.start_unix_nanos.saturating_add(u64::from(hit.duration_ms) * NANOS_PER_MILLI);
-    if hit.start_unix_nanos > end || ends_at_least.saturating_add(NANOS_PER_MILLI) < start {
-        Some(false)
-    } else if ends_at_least >= start {
-        Some(true)
-    } else {
-        None
-    }
+    Some(hit.start_unix_nanos <= end && hit.start_unix_nanos.saturating_add(hit.duration_nanos) >= start)
 }
 
 #[cfg(test)]
@@ -289,6 +281,10 @@ mod tests {
             metrics("{} | compare({status = error}, 6)", Window::range(10, 20, 5), 0),
             search("{ .a = 1 }", &base),
             search("{ .a = 2 }", &base),
+            search("{ .a = 1 } with (most_recent=true)", &base),
+            search("{ .a = 1 } with (order_by=\"start\")", &base),
+            search("{ .a = 1 } with (order_by=\"start\", desc=true)", &base),
+            search("{ .a = 1 } with (order_by=\"duration\")", &base),
             search("{ .a = 1 }", &limit),
             search("{ .a = 1 }", &duration),
             names("", &[TagScope::Span], 0),
@@ -332,12 +328,12 @@ mod tests {
     #[test]
     fn late_traces_are_left_out_or_make_the_answer_uncertain() {
         let second = |second: u32| u64::from(START + second) * NANOS_PER_SECOND;
-        let hit = |start_unix_nanos: u64, duration_ms: u32| TraceHit {
+        let hit = |start_unix_nanos: u64, duration_nanos: u64| TraceHit {
             trace_id: TraceId([1; 16]),
             root_service_name: "".into(),
             root_trace_name: "".into(),
             start_unix_nanos,
-            duration_ms,
+            duration_nanos,
             service_stats: BTreeMap::new(),
             span_sets: Vec::new(),
         };
@@ -346,10 +342,10 @@ mod tests {
             within_range(SearchReply { hits, ..SearchReply::default() }, &request).map(|reply| reply.hits.len())
         };
         let late = second(0) - 10 * NANOS_PER_SECOND;
-        assert_eq!(count(vec![hit(second(0), 0), hit(second(61), 0), hit(late, 10_000)], 3), Some(3));
-        assert_eq!(count(vec![hit(second(0), 0), hit(late, 9_998)], 3), Some(1));
-        assert_eq!(count(vec![hit(second(0), 0), hit(late, 9_998)], 2), None, "cut at the limit");
-        assert_eq!(count(vec![hit(late, 9_999)], 3), None, "within the last millisecond");
+        let until_start = 10 * NANOS_PER_SECOND;
+        assert_eq!(count(vec![hit(second(0), 0), hit(second(61), 0), hit(late, until_start)], 3), Some(3));
+        assert_eq!(count(vec![hit(second(0), 0), hit(late, until_start - 1)], 3), Some(1));
+        assert_eq!(count(vec![hit(second(0), 0), hit(late, until_start - 1)], 2), None, "cut at the limit");
         assert_eq!(count(vec![hit(0, 5)], 3), None);
         assert_eq!(count(vec![hit(second(62), 5)], 3), Some(0));
     }

@@ -3,8 +3,6 @@
 //! Recent data and blocks are both asked for the whole range and merged by trace id: what is being flushed may show up on both sides, and
 //! never on neither.
 
-use std::collections::BTreeSet;
-
 use futures::stream::{self, StreamExt as _};
 
 use super::job_cache::{Question, within_range};
@@ -21,7 +19,8 @@ use crate::services::rpc::querier::SearchPart;
 use crate::services::rpc::search::{Inspection, SearchReply, TimeRange, time_range};
 use crate::services::rpc::status::CallError;
 use crate::traceql::ast::{MetricsNode, Query, QueryBody};
-use crate::traceql::result::{SearchCollector, SearchOrder, SearchRequest, SpanSetHit, TraceHit};
+use crate::traceql::order::SearchOrder;
+use crate::traceql::result::{SearchCollector, SearchRequest, SpanSetHit, TraceHit};
 use crate::traceql::types::Static;
 
 /// The service name of a trace whose root is not known.
@@ -36,8 +35,7 @@ impl QueryFrontend {
         format: Format,
     ) -> Result<Reply, CallError> {
         let (query, text) = search_query(params.query)?;
-        let is_most_recent = matches!(query.hint("most_recent"), Some(Static::Bool(true)));
-        let order = if is_most_recent { SearchOrder::MostRecent } else { SearchOrder::FirstFound };
+        let order = SearchOrder::of(&query).map_err(invalid_query)?;
         let plan = self.search_jobs(tenants, params.window);
         let recent = SearchRequest {
             query: text,
@@ -88,7 +86,9 @@ impl QueryFrontend {
         TimeRange { start_unix_seconds: seconds(window.start), end_unix_seconds: seconds(end) }
     }
 
-    /// Runs the jobs in order, some at a time, until all are done or the answer cannot change any more. Jobs that are not needed are dropped.
+    /// Runs the jobs, some at a time, until all are done or the answer cannot change any more. Jobs that are not needed are dropped.
+    ///
+    /// Replies are taken in the order of the jobs, newest first, so that the answer does not depend on which job is quicker.
     async fn run_search(
         &self,
         jobs: Vec<Job>,
@@ -99,27 +99,25 @@ impl QueryFrontend {
         mut totals: SearchTotals,
     ) -> Result<(Vec<TraceHit>, SearchTotals), CallError> {
         debug_assert!(time_range(in_blocks) != TimeRange::default());
-        let mut unfinished: BTreeSet<(u32, usize)> = jobs.iter().enumerate().map(|(index, job)| (job.newest_unix_seconds, index)).collect();
-        let mut replies = stream::iter(jobs.into_iter().enumerate())
-            .map(|(index, job)| async move {
+        let newest: Vec<u32> = jobs.iter().map(|job| job.newest_unix_seconds).collect();
+        debug_assert!(newest.is_sorted_by(|a, b| a >= b), "the next job is the newest of those that are left");
+        let mut replies = stream::iter(jobs)
+            .map(|job| async move {
                 let _slot = self.slots.take(&job.tenant)?;
                 let request = match job.part {
                     SearchPart::Recent => recent,
                     SearchPart::Block { .. } => in_blocks,
                 };
-                let reply = self.search_job(&job, request, question).await?;
-                Ok::<_, CallError>((job.newest_unix_seconds, index, reply))
+                self.search_job(&job, request, question).await
             })
-            .buffer_unordered(self.config.search.concurrent_jobs.max(1));
+            .buffered(self.config.search.concurrent_jobs.max(1));
         let mut collector = SearchCollector::new(recent.limit, order);
-        while let Some(reply) = replies.next().await {
-            let (newest_unix_seconds, index, reply) = reply?;
-            unfinished.remove(&(newest_unix_seconds, index));
+        for completed_through in newest.into_iter().skip(1).map(Some).chain([None]) {
+            let Some(reply) = replies.next().await.transpose()? else { break };
             totals.completed_jobs += 1;
             totals.inspection.add(reply.inspection);
-            reply.hits.into_iter().for_each(|hit| collector.add(hit));
-            let Some((completed_through, _)) = unfinished.last() else { break };
-            if collector.can_stop(*completed_through) {
+            collector.add_all(reply.hits);
+            if completed_through.is_none_or(|completed_through| collector.can_stop(completed_through)) {
                 break;
             }
         }
@@ -153,8 +151,7 @@ impl QueryFrontend {
 /// Parses a query for search; returns it with its text. Of a metrics query that is one pipeline, search shows the spans that are counted
 /// (traceql-metrics §1.3).
 fn search_query(text: String) -> Result<(Query, String), CallError> {
-    let query =
-        crate::traceql::compile(&text).map_err(|error| CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}")))?;
+    let query = crate::traceql::compile(&text).map_err(invalid_query)?;
     let QueryBody::Metrics(metrics) = query.body else { return Ok((query, text)) };
     match metrics.node {
         MetricsNode::Query(counted) => {
@@ -166,6 +163,10 @@ fn search_query(text: String) -> Result<(Query, String), CallError> {
             Err(CallError::new(ErrorClass::Invalid, "math expressions not supported"))
         }
     }
+}
+
+fn invalid_query(error: impl std::fmt::Display) -> CallError {
+    CallError::new(ErrorClass::Invalid, format!("invalid TraceQL query: {error}"))
 }
 
 /// Sums of `SearchMetrics`.
@@ -221,7 +222,7 @@ impl SearchMessage {
         out.text(field(2, "rootServiceName"), root_service.as_bytes());
         out.text(field(3, "rootTraceName"), hit.root_trace_name.as_bytes());
         out.uint64(field(4, "startTimeUnixNano"), hit.start_unix_nanos);
-        out.uint32(field(5, "durationMs"), hit.duration_ms);
+        out.uint32(field(5, "durationMs"), hit.duration_ms());
         if !self.with_span_sets {
             return;
         }

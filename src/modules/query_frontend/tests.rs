@@ -54,6 +54,9 @@ struct TableQuerier {
     has_broken_blocks: bool,
     /// Calls of jobs over blocks.
     block_calls: Arc<AtomicUsize>,
+    /// Recent data answers after the first job over a block.
+    recent_waits_for_blocks: bool,
+    block_called: tokio::sync::Notify,
 }
 
 impl TableQuerier {
@@ -65,6 +68,11 @@ impl TableQuerier {
             return Err(error);
         }
         self.block_calls.fetch_add(usize::from(!is_recent), Ordering::SeqCst);
+        if !is_recent {
+            self.block_called.notify_one();
+        } else if self.recent_waits_for_blocks {
+            self.block_called.notified().await;
+        }
         let tables = if is_recent { &self.recent } else { &self.stored };
         Ok(tables.iter().filter(|(owner, _)| *owner == tenant.as_str()).map(|(_, table)| table).collect())
     }
@@ -268,6 +276,7 @@ async fn errors_have_the_known_status_and_text() {
             "invalid TraceQL query: parse error at line 1, col 2: syntax error: unexpected $end",
         ),
         ("/api/search?q=%7B", 400, "invalid TraceQL query: parse error at line 1, col 2: syntax error: unexpected $end"),
+        ("/api/search?q=%7B%7Dwith(order_by=%22name%22)", 400, "invalid TraceQL query: order_by must be \"start\" or \"duration\""),
         ("/api/search?limit=0", 400, "invalid limit: must be a positive number"),
         ("/api/search?start=10", 400, "http parameter start must be before end. received start=10 end=0"),
         ("/api/search?spss=1000", 400, "spans per span set exceeds 100. received 1000"),
@@ -396,6 +405,43 @@ async fn search_answers_once_per_trace() {
     );
     let nothing = get(&frontend, "/api/search?q=%7Bname%3D%22nix%22%7D", &[]).await;
     assert!(nothing.text().starts_with(r#"{"traces":[],"metrics":{"#), "{}", nothing.text());
+}
+
+#[tokio::test]
+async fn search_answers_in_the_order_asked_for() {
+    // Trace, start after the usual one, and duration, in seconds.
+    let traces = [(1, 4, 2), (2, 1, 9), (3, 9, 5), (4, 6, 1)].map(|(trace, start, duration)| {
+        let start_time_unix_nano = (NOW - 60 + start) * 1_000_000_000;
+        let end_time_unix_nano = start_time_unix_nano + duration * 1_000_000_000;
+        table(trace, vec![Span { start_time_unix_nano, end_time_unix_nano, ..span(1, 0, "root") }])
+    });
+    let [a, b, c, d] = traces;
+    let frontend = with_tables(vec![a, b], vec![c, d]).frontend();
+    for (hints, limit, expected) in [
+        ("most_recent=true", 3, vec!["3", "4", "1"]),
+        (r#"order_by="start",desc=true"#, 3, vec!["3", "4", "1"]),
+        (r#"order_by="start""#, 2, vec!["2", "1"]),
+        (r#"order_by="duration""#, 3, vec!["4", "1", "3"]),
+        (r#"order_by="duration",desc=true"#, 1, vec!["2"]),
+        (r#"order_by="duration",desc=true"#, 4, vec!["2", "3", "1", "4"]),
+        ("unknown=1", 1, vec!["1"]),
+        ("unknown=1", 4, vec!["3", "4", "1", "2"]),
+    ] {
+        let hints = hints.replace('"', "%22");
+        let shown = get(&frontend, &format!("/api/search?q=%7B%7Dwith({hints})&limit={limit}"), &[]).await.json();
+        let ids: Vec<&str> = shown["traces"].as_array().unwrap().iter().map(|trace| trace["traceID"].as_str().unwrap()).collect();
+        assert_eq!(ids, expected, "{hints}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_job_does_not_change_the_answer() {
+    let slow = table(1, vec![span(1, 0, "root")]);
+    let quick = table(2, vec![span(1, 0, "root")]);
+    let mut setup = with_tables(vec![slow], vec![quick]);
+    setup.querier.recent_waits_for_blocks = true;
+    let shown = get(&setup.frontend(), "/api/search?q=%7B%7D&limit=1", &[]).await.json();
+    assert_eq!(shown["traces"][0]["traceID"], "1", "recent data comes first, though blocks were quicker");
 }
 
 #[tokio::test]

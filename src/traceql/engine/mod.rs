@@ -67,6 +67,8 @@ pub enum EngineError {
     TooManyIntervals(usize),
     #[error("not a metrics query")]
     NotMetrics,
+    #[error("order_by must be \"start\" or \"duration\"")]
+    UnknownOrder,
     #[error("query was cancelled")]
     Cancelled,
 }
@@ -74,7 +76,9 @@ pub enum EngineError {
 impl EngineError {
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::MathExpression | Self::MultipleSpansets | Self::TooManyIntervals(_) | Self::NotMetrics => ErrorClass::Invalid,
+            Self::MathExpression | Self::MultipleSpansets | Self::TooManyIntervals(_) | Self::NotMetrics | Self::UnknownOrder => {
+                ErrorClass::Invalid
+            }
             Self::Cancelled => ErrorClass::Cancelled,
         }
     }
@@ -106,8 +110,9 @@ pub struct MatchedTrace {
     /// Row of the evaluated table.
     pub row: usize,
     pub trace_id: TraceId,
-    /// Start of the trace if the evaluated table has it, else 0.
+    /// Start and duration of the trace if the evaluated table has them, else 0.
     pub start_unix_nanos: u64,
+    pub duration_nanos: u64,
     pub span_sets: Vec<MatchedSet>,
 }
 
@@ -144,11 +149,11 @@ impl Matches {
         self.traces.iter().map(|trace| trace.row)
     }
 
-    /// Keeps the `limit` newest traces. Needs the trace times in the evaluated table.
-    pub fn keep_newest(&mut self, limit: usize) {
-        if self.traces.len() > limit {
-            self.traces.sort_unstable_by_key(|trace| std::cmp::Reverse((trace.start_unix_nanos, trace.trace_id)));
-            self.traces.truncate(limit);
+    /// Keeps the `count` traces with the smallest keys.
+    pub fn keep_smallest<K: Ord>(&mut self, count: usize, key: impl FnMut(&MatchedTrace) -> K) {
+        if self.traces.len() > count {
+            self.traces.select_nth_unstable_by_key(count, key);
+            self.traces.truncate(count);
             self.traces.sort_unstable_by_key(|trace| trace.row);
         }
     }
@@ -206,8 +211,9 @@ fn matches_of_sets(table: &SpanTable, sets: Vec<SpanSet>, limit: usize) -> Vec<M
 }
 
 fn matched_trace(table: &SpanTable, row: usize, span_sets: Vec<MatchedSet>) -> MatchedTrace {
-    let start_unix_nanos = table.traces.start_unix_nanos.get(row).copied().unwrap_or(0);
-    MatchedTrace { row, trace_id: table.traces.ids[row], start_unix_nanos, span_sets }
+    let nanos = |column: &[u64]| column.get(row).copied().unwrap_or(0);
+    let (start_unix_nanos, duration_nanos) = (nanos(&table.traces.start_unix_nanos), nanos(&table.traces.duration_nanos));
+    MatchedTrace { row, trace_id: table.traces.ids[row], start_unix_nanos, duration_nanos, span_sets }
 }
 
 /// Which rows of the table given to [`hits`] are the matching traces.

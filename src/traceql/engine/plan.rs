@@ -7,6 +7,7 @@ use crate::traceql::ast::{
     Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, MetricsNode, Owner, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
     SpansetOp, Stage, StructuralForm,
 };
+use crate::traceql::order::SearchOrder;
 use crate::traceql::types::Static;
 
 use super::EngineError;
@@ -22,7 +23,7 @@ pub struct Plan {
     pub(super) shows_name: bool,
     fetch: FetchSpec,
     result_fetch: FetchSpec,
-    most_recent: bool,
+    order: SearchOrder,
 }
 
 #[derive(Debug, Clone)]
@@ -109,8 +110,7 @@ impl Plan {
         selected(pipeline, &mut |attribute| shown.add(attribute, None));
         let ShownList { list: shown, shows_name } = shown;
         let result_fetch = result_fetch(&shown, shows_name);
-        let most_recent = matches!(query.hint("most_recent"), Some(Static::Bool(true)));
-        Ok(Self { stages, shown, shows_name, fetch, result_fetch, most_recent })
+        Ok(Self { stages, shown, shows_name, fetch, result_fetch, order: SearchOrder::of(query)? })
     }
 
     /// What [`evaluate`](super::evaluate) reads. With a time range or duration bound in the request, add [`FetchColumn::TraceTimes`].
@@ -129,9 +129,14 @@ impl Plan {
         certain.any(|stage| matches!(stage, PlanStage::Spansets(spansets) if spansets.is_never()))
     }
 
-    /// Whether the query asks for the newest traces (`with (most_recent=true)`).
-    pub fn most_recent(&self) -> bool {
-        self.most_recent
+    /// Whether the query may refuse its spans. Then all traces must be looked at, even those that would not change the answer.
+    pub fn may_refuse(&self) -> bool {
+        self.stages.iter().any(PlanStage::may_fail)
+    }
+
+    /// Which of the matching traces are wanted.
+    pub fn order(&self) -> SearchOrder {
+        self.order
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn trace_hit(plan: &Plan, trace: &MatchedTrace, evaluator: &mut Evalu
         root_service_name: text_at(evaluator, &traces.root_service_name, row),
         root_trace_name: text_at(evaluator, &traces.root_span_name, row),
         start_unix_nanos,
-        duration_ms: u32::try_from(duration_nanos / 1_000_000).unwrap_or(u32::MAX),
+        duration_nanos,
         service_stats: service_stats(evaluator, row),
         span_sets,
     }
