@@ -2,6 +2,7 @@
 
 pub(crate) mod examples;
 pub(crate) mod generated;
+pub(crate) mod metrics_examples;
 
 use crate::model::ids::{SpanId, TraceId};
 use crate::model::otlp_table::{Fragment, build_table};
@@ -28,6 +29,7 @@ pub(super) struct TestSpan {
     pub(super) status_message: String,
     pub(super) start_unix_nanos: u64,
     pub(super) duration_nanos: u64,
+    pub(super) trace_state: String,
     pub(super) attributes: TestAttributes,
     pub(super) events: Vec<TestEvent>,
     pub(super) links: Vec<TestLink>,
@@ -105,6 +107,7 @@ fn encode_span(trace_id: TraceId, span: &TestSpan) -> Vec<u8> {
     let mut out = Vec::new();
     put_bytes(&mut out, 1, &trace_id.0);
     put_bytes(&mut out, 2, &span.id.0);
+    put_bytes(&mut out, 3, span.trace_state.as_bytes());
     put_bytes(&mut out, 4, span.parent.as_bytes());
     put_bytes(&mut out, 5, span.name.as_bytes());
     put_number(&mut out, 6, span.kind as u64);

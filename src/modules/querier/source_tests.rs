@@ -14,18 +14,22 @@ use crate::base::cpu_pool::CpuPool;
 use crate::model::combine::merge_tables;
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
+use crate::services::rpc::metrics_query::MetricsRequest;
 use crate::services::rpc::querier::{Querier as _, SearchPart};
 use crate::services::rpc::status::CallError;
-use crate::services::span_search::{SearchedTable, plan_search, search_tables};
+use crate::services::span_metrics::plan_metrics;
+use crate::services::span_search::{SearchedTable, engine_error, plan_search, search_tables};
 use crate::tempodb::backend::Backend;
 use crate::tempodb::block::meta::{BlockId, BlockMeta, BlockVersion};
 use crate::tempodb::block::write::{BlockWriter, NewBlock};
 use crate::tempodb::blocklist::BlockList;
 use crate::tempodb::db::{DbSettings, TempoDb};
+use crate::traceql::metrics::{FinalOptions, FinalResult, FinalStage};
 use crate::traceql::order::SearchOrder;
 use crate::traceql::result::{SearchCollector, SearchRequest, TraceHit};
 use crate::traceql::testing::examples::search_examples;
 use crate::traceql::testing::generated::{arb_query, arb_tables};
+use crate::traceql::testing::metrics_examples::metrics_examples;
 use crate::traceql::testing::trace_of;
 
 const VERSIONS: [BlockVersion; 2] = [BlockVersion::VParquet4, BlockVersion::VParquet5];
@@ -98,6 +102,17 @@ impl Blocks {
         Ok(live)
     }
 
+    /// Runs one metrics job per range of row groups and joins their series.
+    async fn count(&self, meta: &Arc<BlockMeta>, jobs: usize, request: &MetricsRequest) -> Result<FinalResult, CallError> {
+        let plan = plan_metrics(&request.query)?;
+        let options = FinalOptions { max_series: request.max_series, exemplars: request.exemplars };
+        let mut stage = FinalStage::new(&plan, request.window, options).map_err(engine_error)?;
+        for row_groups in shards(self.row_groups, jobs) {
+            stage.add(self.querier.metrics_of_block(&TenantId::single(), request, meta, row_groups).await?.series);
+        }
+        Ok(stage.finish())
+    }
+
     /// Says how the answers in an order differ from the first of all answers to `query`, if they do.
     async fn check_order(&self, tables: &[SpanTable], query: &str, hints: &str, limit: usize) -> Result<(), String> {
         let all = request(&format!("{query} {hints}"), 100);
@@ -157,6 +172,27 @@ fn examples_give_their_verdicts_from_every_source() {
         failures
     });
     assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), examples.len(), failures.join("\n"));
+}
+
+#[test]
+fn metrics_examples_give_their_verdicts_from_blocks() {
+    let tables = search_examples().0.table_per_trace();
+    let failures: Vec<String> = block_on(async {
+        let blocks = Blocks::new(&tables).await;
+        let mut failures = Vec::new();
+        for example in metrics_examples() {
+            let request = MetricsRequest { query: example.query.clone(), window: example.window, exemplars: 0, max_series: 0 };
+            for (meta, version) in blocks.metas.iter().zip(VERSIONS) {
+                for jobs in SHARDS {
+                    let found = blocks.count(meta, jobs, &request).await.map_err(|error| error.to_string());
+                    let verdict = found.and_then(|found| example.check(&found));
+                    failures.extend(verdict.map_err(|failure| format!("from {version:?} in {jobs} jobs: {failure}")).err());
+                }
+            }
+        }
+        failures
+    });
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]

@@ -50,17 +50,3 @@ fn answer(plan: &MetricsPlan, window: Window, options: FinalOptions, jobs: &[Job
     merges.into_iter().for_each(|merge| last.add(merge.finish()));
     last.finish()
 }
-
-/// Labels and samples as text and (milliseconds, value).
-fn described(series: &[Series]) -> Vec<(String, Vec<(i64, f64)>)> {
-    let samples = |series: &Series| series.samples.iter().map(|sample| (sample.timestamp_ms, sample.value)).collect();
-    series.iter().map(|series| (series.labels.to_string(), samples(series))).collect()
-}
-
-fn same(a: &[(String, Vec<(i64, f64)>)], b: &[(String, Vec<(i64, f64)>)]) -> bool {
-    let near = |a: f64, b: f64| a == b || (a - b).abs() <= 1e-9 * a.abs().max(b.abs());
-    let samples = |a: &[(i64, f64)], b: &[(i64, f64)]| {
-        a.len() == b.len() && a.iter().zip(b).all(|((a_ms, a), (b_ms, b))| a_ms == b_ms && near(*a, *b))
-    };
-    a.len() == b.len() && a.iter().zip(b).all(|((a_labels, a), (b_labels, b))| a_labels == b_labels && samples(a, b))
-}

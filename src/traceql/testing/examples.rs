@@ -11,7 +11,7 @@ use crate::model::span_table::SpanTable;
 use crate::traceql::result::{SpanSetHit, TraceHit};
 use crate::traceql::types::{Kind, Static, Status};
 
-const EXAMPLES: &str = include_str!("../../../testdata/traceql/examples.yaml");
+pub(super) const EXAMPLES: &str = include_str!("../../../testdata/traceql/examples.yaml");
 
 /// Examples with a search verdict.
 const SEARCH_EXAMPLES: usize = 241;
@@ -46,11 +46,13 @@ const OWN_ANSWERS: &[(&str, &str)] = &[
     // arrays in arithmetic and against arrays give nil
     ("arrays-263", "[]"),
     ("arrays-264", "[]"),
-    // results keep the order of the right side
+    // Results keep the order of the right side, here that of storage, as in all examples of one operator. Beside another operator and in
+    // wrapped pipelines the compatible system shows them as it sorted them on the way, for each operator differently.
     ("grammar-068", "[{trace: A, sets: [{spans: [a2, a3, a4, a5]}]}, {trace: B, sets: [{spans: [b2, b3]}]}]"),
     ("grammar-069", "[{trace: A, sets: [{spans: [a2, a3, a4, a5, a1]}]}, {trace: B, sets: [{spans: [b2, b3, b1]}]}]"),
     ("grammar-072", "[{trace: A, sets: [{spans: [a2, a3, a4, a5]}]}, {trace: B, sets: [{spans: [b2, b3]}]}]"),
-    // a span without a root is not left out of `{}`
+    // A span that leads to no root stands in no relation, so it passes every negated operator, as in structural-280. The compatible system
+    // leaves it out when the right side is `{}`.
     (
         "structural-274",
         "[{trace: A, sets: [{spans: [a1, a2, a4, a5]}]}, {trace: B, sets: [{spans: [b1, b2, b3]}]}, {trace: C, sets: [{spans: [c1]}]}]",
@@ -71,7 +73,7 @@ const OWN_ANSWERS: &[(&str, &str)] = &[
         "structural-278",
         "[{trace: A, sets: [{spans: [a1, a2, a3, a5]}]}, {trace: B, sets: [{spans: [b1, b2, b3]}]}, {trace: C, sets: [{spans: [c1]}]}]",
     ),
-    // a set keeps its own attributes
+    // The set is the one of group `db`, in which a5 has a client for parent. The compatible system shows the attribute of another group.
     ("pipelines-313", "[{trace: A, sets: [{spans: [a5], attrs: {\"by(resource.service.name)\": db}}]}]"),
 ];
 
@@ -248,6 +250,7 @@ impl Fixture {
             status_message: text(span, "message"),
             start_unix_nanos: t0 + (span["start_s"].as_f64().unwrap() * 1e9).round() as u64,
             duration_nanos: span["dur_ms"].as_u64().unwrap() * 1_000_000,
+            trace_state: text(span, "tracestate"),
             attributes: attributes(&span["attrs"]),
             events: list("events")
                 .iter()

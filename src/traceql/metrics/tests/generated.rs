@@ -6,6 +6,7 @@ use super::reference::{Attr, Expr, Filter, Function, Second, Simple, evaluate};
 use super::*;
 use crate::model::ids::{SpanId, TraceId};
 use crate::traceql::ast::{ArithmeticOp, ComparisonOp};
+use crate::traceql::testing::metrics_examples::{same_series, series_texts};
 use crate::traceql::testing::{TestAttributes, TestEvent, TestScope, TestSpan, TestTrace, TestValue, table_of};
 use crate::traceql::types::Static;
 
@@ -214,10 +215,10 @@ proptest! {
         let whole = [Job { tables: vec![table_of(&traces)], window, merge: None }];
         for jobs in [&whole[..], &spread(&traces, window, &how)] {
             let found = answer(&plan, window, options, jobs);
-            let mut described = described(&found.series);
+            let mut described = series_texts(&found.series);
             described.retain(|(labels, _)| is_known(labels));
             prop_assert!(!found.partial);
-            prop_assert!(same(&described, &expected), "{}\n   found {:?}\nexpected {:?}", text, described, expected);
+            prop_assert!(same_series(&described, &expected), "{}\n   found {:?}\nexpected {:?}", text, described, expected);
         }
     }
 
