@@ -79,6 +79,7 @@ prop_compose! {
             status_message: status_message.to_owned(),
             start_unix_nanos: start,
             duration_nanos,
+            trace_state: String::new(),
             attributes,
             events,
             links,
@@ -111,7 +112,32 @@ fn arb_attribute() -> impl Strategy<Value = String> {
         6 => (prop::sample::select(vec![".", "span.", "resource.", "event.", "link.", "instrumentation."]), prop::sample::select(vec!["k", "l", "m", "none"]))
             .prop_map(|(scope, key)| format!("{scope}{key}")),
         1 => prop::sample::select(vec!["resource.service.name", ".service.name"]).prop_map(str::to_owned),
+        1 => (prop::sample::select(vec!["parent.", "parent.span.", "parent.resource.", "root.", "root.span.", "root.resource."]), prop::sample::select(vec!["k", "l"]))
+            .prop_map(|(scope, key)| format!("{scope}{key}")),
     ]
+}
+
+/// Comparisons spelled as words: lists, and parts of texts.
+pub(in crate::traceql) fn arb_words() -> BoxedStrategy<String> {
+    let texts = prop::sample::select(vec!["(`a`, `b`)", "[`x`, ``]", "(`ab`)"]);
+    let numbers = prop::sample::select(vec!["(1, 2)", "[0]", "(1.5, 0.5)", "(-1, 7)", "(true)", "(1ns, 2ns)"]);
+    let within = prop::sample::select(vec!["in", "not in"]);
+    let part = prop::sample::select(vec!["contains", "icontains", "startswith", "istartswith", "endswith", "iendswith", "iequals"]);
+    let text_attribute = prop_oneof![3 => arb_attribute(), 1 => prop::sample::select(vec!["name", "event:name", "rootName", "span:id"]).prop_map(str::to_owned)];
+    prop_oneof![
+        (text_attribute, within.clone(), texts).prop_map(|(a, op, list)| format!("({a} {op} {list})")),
+        (arb_attribute(), within.clone(), numbers).prop_map(|(a, op, list)| format!("({a} {op} {list})")),
+        (prop::sample::select(vec!["duration", "kind", "status"]), within).prop_map(|(a, op)| match a {
+            "kind" => format!("(kind {op} (server, client))"),
+            "status" => format!("(status {op} [error])"),
+            _ => format!("(duration {op} (1ns, 3ns))"),
+        }),
+        (arb_attribute(), prop::sample::select(vec!["", "not "]), part, prop::sample::select(vec!["`a`", "`B`", "`x`", "``"]))
+            .prop_map(|(a, not, op, text)| format!("({a} {not}{op} {text})")),
+        (arb_attribute(), prop::sample::select(vec!["MATCH ANY", "MATCH NONE"]), prop::sample::select(vec!["[`a.*`, `x`]", "[`.*b`]"]))
+            .prop_map(|(a, op, list)| format!("({a} {op} {list})")),
+    ]
+    .boxed()
 }
 
 fn arb_literal() -> impl Strategy<Value = String> {
@@ -149,6 +175,7 @@ pub(in crate::traceql) fn arb_leaf() -> BoxedStrategy<String> {
         1 => (text_intrinsic, regex, pattern).prop_map(|(a, op, p)| format!("({a} {op} {p})")),
         1 => (number_intrinsic, comparison.clone(), prop::sample::select(vec!["1", "2ns", "1.5"])).prop_map(|(a, op, l)| format!("({a} {op} {l})")),
         1 => prop::sample::select(vec!["(status = error)", "(kind != server)", "(status != ok)", "(client = kind)"]).prop_map(str::to_owned),
+        3 => arb_words(),
         2 => (arb_attribute(), comparison.clone(), arb_attribute()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
         1 => (arb_attribute(), prop::sample::select(vec!["+", "-", "*", "/", "%"]), arb_literal(), comparison, prop::sample::select(vec!["1", "0.5", "duration"]))
             .prop_map(|(a, op, b, cmp, c)| format!("({a} {op} {b} {cmp} {c})")),
@@ -244,6 +271,10 @@ fn arb_aggregate() -> impl Strategy<Value = &'static str> {
         "count_distinct(name)",
         "count_distinct(root.l)",
         "sum(parent.k)",
+        "count_distinct(event.k)",
+        "max(event:timeSinceStart)",
+        "count_distinct(link.l)",
+        "avg(span:childCount)",
     ])
 }
 
@@ -259,9 +290,12 @@ fn arb_stage() -> BoxedStrategy<String> {
         1 => (arb_aggregate(), arb_comparison(), arb_aggregate()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
         1 => (arb_aggregate(), prop::sample::select(vec!["+", "-", "*", "/", "%"]), arb_aggregate(), arb_comparison(), number)
             .prop_map(|(a, plus, b, op, n)| format!("{n} {op} {a} {plus} {b}")),
-        2 => prop::sample::select(vec!["by(.k)", "by(name)", "by(nestedSetParent)", "by(kind = server)", "by(.l)", "by(parent.k)", "by(root.resource.l)"]).prop_map(str::to_owned),
+        1 => (arb_aggregate(), arb_comparison(), arb_aggregate()).prop_map(|(a, op, b)| format!("({a} + 1) * 2 {op} {b} / 2 ^ 2")),
+        2 => prop::sample::select(vec!["by(.k)", "by(name)", "by(nestedSetParent)", "by(kind = server)", "by(.l)", "by(parent.k)", "by(root.resource.l)", "by(event.k)", "by(link.l)", "by(status)", "by(.k + 1)"]).prop_map(str::to_owned),
         1 => Just("coalesce()".to_owned()),
-        1 => Just("select(span.l, kind)".to_owned()),
+        1 => prop::sample::select(vec!["select(span.l, kind)", "select(parent.k, event.k, link:spanID)", "select(name)"]).prop_map(str::to_owned),
+        1 => (arb_structural_filter(), arb_operator(), arb_structural_filter(), arb_operator(), arb_structural_filter())
+            .prop_map(|(a, one, b, two, c)| format!("{a} {one} {b} {two} {c}")),
         2 => (arb_structural_filter(), arb_operator(), arb_structural_filter()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
     ].boxed()
 }

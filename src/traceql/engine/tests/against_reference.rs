@@ -6,7 +6,7 @@ use crate::traceql::ast::{QueryBody, SpansetExpr, Stage};
 
 use super::*;
 use crate::traceql::engine::reference;
-use crate::traceql::testing::generated::{arb_filter, arb_leaf, arb_traces};
+use crate::traceql::testing::generated::{arb_filter, arb_leaf, arb_traces, arb_words};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
@@ -28,6 +28,11 @@ proptest! {
         let mut found: Vec<SpanId> = found.iter().flat_map(|hit| &hit.span_sets).flat_map(|set| &set.spans).map(|span| span.span_id).collect();
         found.sort();
         prop_assert_eq!(found, expected, "{}", query);
+    }
+
+    #[test]
+    fn generated_words_are_queries(words in arb_words()) {
+        prop_assert!(compile(&format!("{{ {words} }}")).is_ok(), "{}", words);
     }
 
     #[test]
