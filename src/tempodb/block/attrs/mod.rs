@@ -1,7 +1,7 @@
 //! Attribute lists: the leaves of generic attributes and the columns of single attributes, to one [`Attrs`] (block-format §4.3, §4.4, §8).
 //!
 //! All leaves of a list spell the same structure. `Key` and `IsArray` have one value an attribute, so their levels are not needed; a value
-//! leaf tells by its levels which attribute each value belongs to, and its first use also gives the owners' bounds.
+//! leaf tells by its levels which attribute each value belongs to, and its first use also tells the owners of the attributes.
 //!
 //! Value leaves are decoded in the reverse order of precedence, each overwriting: the first one that is present wins. Which of them a file has
 //! depends on its version; those of vParquet3 that hold encoded values (`encoded`) come out as the later versions store them.
@@ -116,7 +116,11 @@ impl Assembler<'_> {
         let keys = keys.into_ids(&mut self.pool).map_err(|cause| self.error(key_column, cause))?;
         let is_array = self.array_flags(level, count)?;
         let mut target = Scatter { values: vec![ABSENT; count], elements: Vec::new(), is_array, chosen: None };
-        let of = self.scatter_leaves(level, ValueKinds::ALL, owners, count, &mut target)?;
+        let of = self.scatter_leaves(level, ValueKinds::ALL, count, &mut target, |this, column, _| {
+            let bounds = this.levels.bounds(level.depth()).map_err(|cause| this.error(column, cause))?;
+            this.expect(column, bounds.len() - 1, owners)?;
+            Ok(bounds)
+        })?;
         self.fill_absent(&mut target);
         Ok(Attrs { of: Offsets::from_bounds(of), keys, values: target.values, elements: target.elements })
     }
@@ -139,24 +143,25 @@ impl Assembler<'_> {
         let is_array = self.array_flags(level, count)?;
         let values = vec![ABSENT; ordinals.len()];
         let mut target = Scatter { values, elements: Vec::new(), is_array, chosen: Some(ordinals) };
-        let of = self.scatter_leaves(level, kinds, owners, count, &mut target)?;
+        let owner_of = self.scatter_leaves(level, kinds, count, &mut target, |this, column, target| {
+            let ordinals = target.chosen.as_deref().unwrap_or_default();
+            let (owner_of, found) = this.levels.owners_of(level.depth(), ordinals).map_err(|cause| this.error(column, cause))?;
+            this.expect(column, found, owners)?;
+            Ok(owner_of)
+        })?;
         if kinds == ValueKinds::ALL {
             self.fill_absent(&mut target);
         }
         let ids: Vec<StrId> = wanted.iter().map(|key| self.pool.push(&key.key)).collect();
         let mut attrs = Attrs { elements: target.elements, ..Attrs::default() };
-        let mut bounds = Vec::with_capacity(of.len());
-        let mut next = 0;
-        let ordinals = target.chosen.unwrap_or_default();
-        for end in of {
-            while next < ordinals.len() && ordinals[next] < end {
-                if !is_absent(&target.values[next]) {
-                    attrs.push(ids[key_at[next] as usize], target.values[next]);
-                }
-                next += 1;
+        let mut bounds = Vec::with_capacity(owners + 1);
+        for ((value, key), owner) in target.values.into_iter().zip(key_at).zip(owner_of) {
+            if !is_absent(&value) {
+                bounds.resize(owner as usize + 1, attrs.keys.len() as u32);
+                attrs.push(ids[key as usize], value);
             }
-            bounds.push(attrs.keys.len() as u32);
         }
+        bounds.resize(owners + 1, attrs.keys.len() as u32);
         attrs.of = Offsets::from_bounds(bounds);
         Ok(attrs)
     }
@@ -174,21 +179,21 @@ impl Assembler<'_> {
         Ok(if flags.out.contains(&true) { flags.out } else { Vec::new() })
     }
 
-    /// Decodes the value leaves of `kinds` into `target` and returns the owners' bounds.
-    fn scatter_leaves(
+    /// Decodes the value leaves of `kinds` into `target` and returns what `structure_of` makes of the levels of one of them.
+    fn scatter_leaves<S>(
         &mut self,
         level: Level,
         kinds: ValueKinds,
-        owners: usize,
         count: usize,
         target: &mut Scatter,
-    ) -> Result<Vec<u32>, BlockReadError> {
-        let mut bounds = None;
+        structure_of: impl Fn(&Self, Column, &Scatter) -> Result<S, BlockReadError>,
+    ) -> Result<S, BlockReadError> {
+        let mut structure = None;
         for (part, _) in VALUE_LEAVES.into_iter().filter(|(_, kind)| kinds.intersects(*kind)) {
             let column = Column::Attr(level, part);
             let Some(leaf) = self.fetched.file.leaf(column) else { continue };
             let is_empty = self.fetched.file.is_all_null(self.fetched.group, leaf)?;
-            if is_empty && (bounds.is_some() || part != AttrPart::Value) {
+            if is_empty && (structure.is_some() || part != AttrPart::Value) {
                 continue;
             }
             let max = leaf.max_definition;
@@ -234,25 +239,19 @@ impl Assembler<'_> {
                 }
                 AttrPart::Key | AttrPart::IsArray => unreachable!("not a value leaf"),
             }
-            if bounds.is_none() {
-                bounds = Some(self.bounds_of(column, level, owners)?);
+            if structure.is_none() {
+                structure = Some(structure_of(self, column, target)?);
             }
         }
-        match bounds {
-            Some(bounds) => Ok(bounds),
+        match structure {
+            Some(structure) => Ok(structure),
             // Every value leaf of interest is empty: the keys still tell.
             None => {
                 let column = Column::Attr(level, AttrPart::Key);
                 self.decode_with_levels(column, &mut super::decode::sink::Nothing::default())?;
-                self.bounds_of(column, level, owners)
+                structure_of(self, column, target)
             }
         }
-    }
-
-    fn bounds_of(&self, column: Column, level: Level, owners: usize) -> Result<Vec<u32>, BlockReadError> {
-        let bounds = self.levels.bounds(level.depth()).map_err(|cause| self.error(column, cause))?;
-        self.expect(column, bounds.len() - 1, owners)?;
-        Ok(bounds)
     }
 
     /// Gives attributes that no leaf has a value for what they stand for: an empty array, or a value without content.

@@ -1,7 +1,7 @@
 //! The values of a leaf to the attributes they belong to.
 
 use super::super::decode::DecodeError;
-use super::super::decode::levels::{Levels, WORD};
+use super::super::decode::levels::{Levels, WORD, nth_one};
 use crate::model::span_table::Value;
 
 /// A value that no leaf has given yet. No real array has this many elements.
@@ -134,15 +134,4 @@ impl Scatter {
         }
         Some(at)
     }
-}
-
-/// Position of the `n`-th set bit, which exists.
-fn nth_one(mut bits: u64, n: usize) -> u32 {
-    if bits == u64::MAX {
-        return n as u32;
-    }
-    for _ in 0..n {
-        bits &= bits - 1;
-    }
-    bits.trailing_zeros().min(WORD as u32 - 1)
 }

@@ -124,21 +124,21 @@ fn unpack(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u32>) {
     dispatch!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
 }
 
-fn unpack_width<const W: usize>(mut bytes: &[u8], count: usize, out: &mut Vec<u32>) {
+fn unpack_width<const W: usize>(bytes: &[u8], count: usize, out: &mut Vec<u32>) {
     let end = out.len() + count;
-    while out.len() < end {
-        let group = match bytes.first_chunk::<WINDOW>() {
-            Some(window) => unpack_group::<W>(window),
-            None => {
-                let mut window = [0; WINDOW];
-                for (to, from) in window.iter_mut().zip(bytes) {
-                    *to = *from;
-                }
-                unpack_group::<W>(&window)
-            }
-        };
-        out.extend_from_slice(&group);
-        bytes = bytes.get(W..).unwrap_or_default();
+    let groups = count.div_ceil(8);
+    let in_window = bytes.len().checked_sub(WINDOW).map_or(0, |last| last / W + 1).min(groups);
+    // Arrays of a known number, so that the vector grows once and not group by group.
+    out.extend((0..in_window).flat_map(|group| {
+        let window = bytes.get(group * W..).and_then(<[u8]>::first_chunk::<WINDOW>);
+        window.map_or([0; 8], unpack_group::<W>)
+    }));
+    for group in in_window..groups {
+        let mut window = [0; WINDOW];
+        for (to, from) in window.iter_mut().zip(bytes.get(group * W..).unwrap_or_default()) {
+            *to = *from;
+        }
+        out.extend_from_slice(&unpack_group::<W>(&window));
     }
     out.truncate(end);
 }

@@ -77,6 +77,25 @@ impl Levels {
         Ok(bounds)
     }
 
+    /// Returns the items of `level` that own some items of `level + 1`, given by their numbers in ascending order, and how many items of `level`
+    /// there are. Cheaper than [`Levels::bounds`] when few are asked for.
+    pub(in crate::tempodb::block) fn owners_of(&self, level: u8, parts: &[u32]) -> Result<(Vec<u32>, usize)> {
+        let mut owners = Vec::with_capacity(parts.len());
+        let (mut owners_before, mut parts_before) = (0_u32, 0_u32);
+        for word in self.words() {
+            let (starts, parts_here) = (word.items(level), word.items(level + 1));
+            let parts_behind = parts_before + parts_here.count_ones();
+            while let Some(part) = parts.get(owners.len()).filter(|part| **part < parts_behind) {
+                let bit = 1_u64 << nth_one(parts_here, (part - parts_before) as usize);
+                let owner = (owners_before + (starts & (bit | (bit - 1))).count_ones()).checked_sub(1);
+                owners.push(owner.ok_or(DecodeError::Corrupt("repetition levels"))?);
+            }
+            owners_before += starts.count_ones();
+            parts_before = parts_behind;
+        }
+        if owners.len() == parts.len() { Ok((owners, owners_before as usize)) } else { Err(DecodeError::Corrupt("number of attributes")) }
+    }
+
     /// Keeps only `ranges` of the entries from `start` on (relative to it).
     pub(super) fn keep(&mut self, start: usize, ranges: &[Range<usize>]) {
         keep(&mut self.repetition, start, ranges);
@@ -99,6 +118,17 @@ pub(super) fn keep<T: Copy>(column: &mut Vec<T>, start: usize, ranges: &[Range<u
 pub(super) fn count_equal(levels: &[u8], level: u8) -> usize {
     let in_run = |run: &[u8]| run.iter().fold(0_u8, |sum, &found| sum.wrapping_add(u8::from(found == level)));
     levels.chunks(usize::from(u8::MAX)).map(|run| usize::from(in_run(run))).sum()
+}
+
+/// Position of the `n`-th set bit, which exists.
+pub(in crate::tempodb::block) fn nth_one(mut bits: u64, n: usize) -> u32 {
+    if bits == u64::MAX {
+        return n as u32;
+    }
+    for _ in 0..n {
+        bits &= bits - 1;
+    }
+    bits.trailing_zeros().min(WORD as u32 - 1)
 }
 
 fn padded(levels: &[u8], fill: u8) -> [u8; WORD] {
@@ -160,11 +190,17 @@ mod tests {
         }
 
         #[test]
-        fn any_levels_give_ascending_bounds(entries in prop::collection::vec((0_u8..=5, 0_u8..=5), 0..300)) {
+        fn any_levels_give_ascending_bounds(entries in prop::collection::vec((0_u8..=5, 0_u8..=5), 0..300), every in 1_usize..5) {
             let (repetition, definition) = entries.into_iter().unzip();
             let levels = Levels { repetition, definition };
             if let Ok(bounds) = levels.bounds(2) {
                 prop_assert!(bounds.is_sorted() && !bounds.is_empty());
+                let parts: Vec<u32> = (0..bounds[bounds.len() - 1]).step_by(every).collect();
+                let (owners, count) = levels.owners_of(2, &parts).unwrap();
+                prop_assert_eq!(count, bounds.len() - 1);
+                for (part, owner) in parts.iter().zip(owners) {
+                    prop_assert!((bounds[owner as usize]..bounds[owner as usize + 1]).contains(part));
+                }
             }
         }
     }
