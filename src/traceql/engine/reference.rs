@@ -199,19 +199,34 @@ fn satisfies(attribute: &Attribute, op: BinaryOp, value: &Static, literal: &Stat
     if !list.iter().all(comparable) {
         return false;
     }
-    let equals = |literal: &Static| compare(ComparisonOp::Eq, value, literal);
+    let equals = |literal: &Static| match (value, literal) {
+        (Static::String(id), Static::String(literal)) if is_id(attribute) => is_same_id(id, literal),
+        _ => compare(ComparisonOp::Eq, value, literal),
+    };
     let matches = |literal: &Static| match (value, literal) {
         (Static::String(text), Static::String(pattern)) => Pattern::compile(pattern).unwrap().is_match(text),
         _ => false,
     };
     match op {
         BinaryOp::Arithmetic(_) => false,
+        BinaryOp::Compare(ComparisonOp::Eq) => equals(literal),
+        BinaryOp::Compare(ComparisonOp::Ne) => !equals(literal),
         BinaryOp::Compare(op) => compare(op, value, literal),
         BinaryOp::In => list.iter().any(equals),
         BinaryOp::NotIn => !list.iter().any(equals),
         BinaryOp::Regex | BinaryOp::MatchAny => list.iter().any(matches),
         BinaryOp::NotRegex | BinaryOp::MatchNone => matches!(value, Static::String(_)) && !list.iter().any(matches),
     }
+}
+
+fn is_id(attribute: &Attribute) -> bool {
+    let Attribute::Intrinsic(intrinsic) = attribute else { return false };
+    matches!(intrinsic, Intrinsic::TraceId | Intrinsic::SpanId | Intrinsic::SpanParentId | Intrinsic::LinkTraceId | Intrinsic::LinkSpanId)
+}
+
+/// Ids are equal in any letter case and padding.
+fn is_same_id(id: &str, literal: &str) -> bool {
+    !literal.is_empty() && id.trim_start_matches('0') == literal.to_ascii_lowercase().trim_start_matches('0')
 }
 
 fn value(expr: &FieldExpr, site: Site<'_>) -> Static {
