@@ -29,7 +29,7 @@ pub fn metrics_of_tables<'a>(
     let plan = plan_metrics(&request.query)?;
     let mut raw = RawMetrics::new(&plan, job_options(request, request.window)).map_err(engine_error)?;
     let mut inspection = Inspection::default();
-    for SearchedTable { table, rows } in tables {
+    for SearchedTable { table, rows, place: _ } in tables {
         let inspected = raw.add(table, rows.as_ref(), cancelled).map_err(engine_error)?;
         inspection.add(inspection_of(inspected));
         if raw.is_full() {

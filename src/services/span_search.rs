@@ -11,6 +11,7 @@ use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNa
 use crate::services::rpc::status::CallError;
 use crate::traceql::autocomplete::extract_conditions;
 use crate::traceql::engine::{self, EngineError, EvaluateOptions, HitRows, Inspected, Matches, Plan, TagSelection, evaluate, hits};
+use crate::traceql::order::SearchOrder;
 use crate::traceql::result::{SearchCollector, SearchRequest};
 use crate::traceql::rewrite::or_to_in;
 use crate::traceql::tags::{TagNames, TagValues};
@@ -36,15 +37,25 @@ pub struct SearchedTable<'a> {
     pub table: &'a SpanTable,
     /// Rows that count; `None`: all.
     pub rows: Option<Bitset>,
+    pub place: Place,
+}
+
+/// Where what results show of a table is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Every trace costs the same.
+    Memory,
+    /// A block, from which neighbours are read together.
+    Block,
 }
 
 impl<'a> From<&'a SpanTable> for SearchedTable<'a> {
     fn from(table: &'a SpanTable) -> Self {
-        Self { table, rows: None }
+        Self { table, rows: None, place: Place::Memory }
     }
 }
 
-/// Evaluates one table and keeps only matches that would change the answer. Without trace times in the table, no trace is newer than another.
+/// Evaluates one table and keeps only matches that would change the answer. An order needs the trace times in the table.
 pub fn wanted_matches(
     plan: &Plan,
     request: &SearchRequest,
@@ -52,7 +63,7 @@ pub fn wanted_matches(
     collector: &SearchCollector,
     cancelled: &AtomicBool,
 ) -> Result<Matches, CallError> {
-    let SearchedTable { table, rows } = searched;
+    let SearchedTable { table, rows, place } = searched;
     let wanted = if plan.may_refuse() { None } else { collector.wanted_rows(table) };
     let rows = [rows, request.rows(table), wanted].into_iter().flatten().reduce(|mut all, rows| {
         all.intersect(&rows);
@@ -66,8 +77,11 @@ pub fn wanted_matches(
     matches.traces.retain(|trace| collector.wants(trace.trace_id, trace.start_unix_nanos, trace.duration_nanos));
     // Traces that are held already are merged and take no room.
     let held = matches.traces.iter().filter(|trace| collector.holds(trace.trace_id)).count();
+    // Without an order the newest are as good as any, but to show 20 traces from all over a row group takes twice the time of 20 neighbours.
+    let are_ranked = plan.order() != SearchOrder::FirstFound || place == Place::Memory;
     matches.keep_smallest(collector.room().saturating_add(held), |trace| {
-        (!collector.holds(trace.trace_id), plan.order().rank(trace.trace_id, trace.start_unix_nanos, trace.duration_nanos))
+        let rank = are_ranked.then(|| plan.order().rank(trace.trace_id, trace.start_unix_nanos, trace.duration_nanos));
+        (!collector.holds(trace.trace_id), rank, trace.row)
     });
     Ok(matches)
 }

@@ -8,7 +8,7 @@ use crate::model::ids::TraceId;
 /// Which traces an answer keeps when there are more than the limit, and how it is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SearchOrder {
-    /// The first that are found, newest first: of what is looked at together, the newest are taken.
+    /// The first that are found, shown newest first. What costs the same is taken newest first, too.
     FirstFound,
     By(SortKey, Direction),
 }

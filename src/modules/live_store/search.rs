@@ -118,7 +118,7 @@ impl Tables {
         let segments = self.snapshot.segments.iter().rev().map(move |segment| {
             let table = &segment.table;
             let rows = (!split.is_empty()).then(|| Bitset::full(table.trace_count()).filter(|row| !split.contains(&table.traces.ids[row])));
-            SearchedTable { table, rows }
+            SearchedTable { rows, ..SearchedTable::from(table) }
         });
         let joined = self.joined.iter().map(SearchedTable::from);
         joined.chain(segments).filter(move |searched| may_overlap(searched.table, range))

@@ -19,7 +19,7 @@ use crate::services::block_projection::projection_of;
 use crate::services::rpc::querier::{FindTraceReply, FindTraceRequest};
 use crate::services::rpc::search::{Inspection, SearchReply, TagNamesReply, TagNamesRequest, TagValuesReply, TagValuesRequest};
 use crate::services::rpc::status::CallError;
-use crate::services::span_search::{SearchedTable, inspection_of, plan_search, tag_selection, wanted_matches};
+use crate::services::span_search::{Place, SearchedTable, inspection_of, plan_search, tag_selection, wanted_matches};
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
 use crate::tempodb::block::read::{BlockReader, FetchedRowGroup, ReadMeter};
@@ -29,6 +29,7 @@ use crate::tempodb::metrics::FILTER_FALSE_POSITIVES;
 use crate::tempodb::trace_filter::lookup::Candidate;
 use crate::traceql::engine::projection::FetchColumn;
 use crate::traceql::engine::{self, HitRows, Plan, hits};
+use crate::traceql::order::SearchOrder;
 use crate::traceql::result::{SearchCollector, SearchRequest};
 use crate::traceql::tags::{TagNames, TagValues};
 
@@ -163,7 +164,9 @@ impl Querier {
         }
         let request = Arc::new(request.clone());
         let mut fetch = plan.fetch().clone();
-        fetch.columns.insert(FetchColumn::TraceTimes);
+        if plan.order() != SearchOrder::FirstFound || request.needs_trace_times() {
+            fetch.columns.insert(FetchColumn::TraceTimes);
+        }
         let (conditions, results) = (projection_of(&fetch), projection_of(plan.result_fetch()));
         let meter = ReadMeter::default();
         let cancel = CancelOnDrop::default();
@@ -192,7 +195,8 @@ impl Querier {
                 .on_cpu("search_row_group", move || {
                     let (plan, request, cancelled) = task;
                     let table = fetched.decode()?;
-                    let matches = wanted_matches(&plan, &request, SearchedTable::from(&table), &collector, &cancelled)?;
+                    let searched = SearchedTable { table: &table, rows: None, place: Place::Block };
+                    let matches = wanted_matches(&plan, &request, searched, &collector, &cancelled)?;
                     Ok::<_, JobError>((collector, matches))
                 })
                 .await??;

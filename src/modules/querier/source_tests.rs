@@ -82,21 +82,30 @@ impl Blocks {
         Ok(collector.finish())
     }
 
-    /// Returns what live data gives, or how a block differs from it.
-    async fn search_everywhere(&self, tables: &[SpanTable], request: &SearchRequest) -> Result<Result<Vec<TraceHit>, CallError>, String> {
+    /// Returns the answer of live data, and those of every block in any number of jobs.
+    async fn answers(&self, tables: &[SpanTable], request: &SearchRequest) -> (Answer, Vec<(String, Answer)>) {
         let searched = tables.iter().map(SearchedTable::from);
         let live = search_tables(searched, request, &AtomicBool::new(false)).map(|reply| reply.hits);
+        let mut stored = Vec::new();
         for (meta, version) in self.metas.iter().zip(VERSIONS) {
             for jobs in SHARDS {
-                let found = self.search(meta, jobs, request).await;
-                let are_same = match (&live, &found) {
-                    (Ok(live), Ok(found)) => live == found,
-                    (Err(live), Err(found)) => live.to_string() == found.to_string(),
-                    (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
-                };
-                if !are_same {
-                    return Err(format!("{} from {version:?} in {jobs} jobs\n found {found:?}\n  live {live:?}", request.query));
-                }
+                stored.push((format!("{version:?} in {jobs} jobs"), self.search(meta, jobs, request).await));
+            }
+        }
+        (live, stored)
+    }
+
+    /// Returns what live data gives, or how a block differs from it.
+    async fn search_everywhere(&self, tables: &[SpanTable], request: &SearchRequest) -> Result<Answer, String> {
+        let (live, stored) = self.answers(tables, request).await;
+        for (source, found) in stored {
+            let are_same = match (&live, &found) {
+                (Ok(live), Ok(found)) => *live == *found,
+                (Err(live), Err(found)) => live.to_string() == found.to_string(),
+                (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+            };
+            if !are_same {
+                return Err(format!("{} from {source}\n found {found:?}\n  live {live:?}", request.query));
             }
         }
         Ok(live)
@@ -113,27 +122,41 @@ impl Blocks {
         Ok(stage.finish())
     }
 
-    /// Says how the answers in an order differ from the first of all answers to `query`, if they do.
+    /// Says how answers of at most `limit` traces differ from the first of all answers to `query`, if they do.
     async fn check_order(&self, tables: &[SpanTable], query: &str, hints: &str, limit: usize) -> Result<(), String> {
         let all = request(&format!("{query} {hints}"), 100);
         let few = SearchRequest { limit, ..all.clone() };
         // Generated queries may be refused before they run.
         let Ok(order) = plan_search(&all).map(|plan| plan.order()) else { return Ok(()) };
-        let Ok(mut expected) = self.search_everywhere(tables, &all).await? else {
-            // An ordered search refuses what it refuses without a limit; one that takes the first may end before.
-            let found = if order == SearchOrder::FirstFound { None } else { self.search_everywhere(tables, &few).await?.ok() };
-            return found.map_or(Ok(()), |hits| Err(format!("{} {limit}: {hits:?} but refused without a limit", all.query)));
-        };
-        let found = self.search_everywhere(tables, &few).await?.map_err(|error| format!("{} {limit}: {error}", all.query))?;
+        let of_all = self.search_everywhere(tables, &all).await?;
         if order == SearchOrder::FirstFound {
-            expected.retain(|hit| found.contains(hit));
-            return if expected == found { Ok(()) } else { Err(format!("{} {limit}: {found:?}", all.query)) };
+            // A search that takes the first may end before the query refuses anything.
+            let Ok(of_all) = of_all else { return Ok(()) };
+            let (live, stored) = self.answers(tables, &few).await;
+            for (source, found) in stored.into_iter().chain([("memory".to_owned(), live)]) {
+                let found = found.map_err(|error| format!("{query}: {error}"))?;
+                let expected: Vec<_> = of_all.iter().filter(|hit| found.contains(hit)).cloned().collect();
+                if found != expected || found.len() != limit.min(of_all.len()) {
+                    return Err(format!("{query} {limit} from {source}: {found:?}"));
+                }
+            }
+            return Ok(());
         }
-        expected.sort_by_key(|hit| hit.rank(order));
-        expected.truncate(limit);
-        if found == expected { Ok(()) } else { Err(format!("{} {limit}\n   found {found:?}\nexpected {expected:?}", all.query)) }
+        match (of_all, self.search_everywhere(tables, &few).await?) {
+            (Ok(mut expected), Ok(found)) => {
+                expected.sort_by_key(|hit| hit.rank(order));
+                expected.truncate(limit);
+                let is_first = found == expected;
+                is_first.then_some(()).ok_or_else(|| format!("{} {limit}\n   found {found:?}\nexpected {expected:?}", all.query))
+            }
+            // An ordered search refuses what it refuses without a limit.
+            (Err(_), Err(_)) => Ok(()),
+            (of_all, found) => Err(format!("{} {limit}\n   found {found:?}\n  of all {of_all:?}", all.query)),
+        }
     }
 }
+
+type Answer = Result<Vec<TraceHit>, CallError>;
 
 /// Cuts row groups into `jobs` ranges as equal as possible.
 fn shards(row_groups: usize, jobs: usize) -> impl Iterator<Item = Range<usize>> {
@@ -246,13 +269,15 @@ fn row_groups_that_cannot_change_an_ordered_answer_are_not_read() {
 }
 
 #[test]
-fn the_newest_of_a_row_group_are_taken_first() {
+fn without_an_order_the_cheapest_are_taken() {
     let tables = [merge_tables(&[&trace_of(1, 10, 1), &trace_of(2, 30, 1), &trace_of(3, 20, 1)]), trace_of(4, 40, 1)];
     block_on(async {
         let blocks = Blocks::new(&tables).await;
-        for (limit, expected) in [(1, vec![2]), (2, vec![2, 3]), (4, vec![4, 2, 3, 1])] {
-            let found = blocks.search_everywhere(&tables, &SearchRequest { limit, ..request("{}", 3) }).await.unwrap().unwrap();
-            assert_eq!(found.iter().map(|hit| hit.trace_id.0[0]).collect::<Vec<_>>(), expected, "{limit}");
+        for (limit, newest, neighbours) in [(1, vec![2], vec![1]), (2, vec![2, 3], vec![2, 1]), (4, vec![4, 2, 3, 1], vec![4, 2, 3, 1])] {
+            let (live, stored) = blocks.answers(&tables, &SearchRequest { limit, ..request("{}", 3) }).await;
+            let ids = |found: Answer| found.unwrap().iter().map(|hit| hit.trace_id.0[0]).collect::<Vec<_>>();
+            assert_eq!(ids(live), newest, "{limit}");
+            stored.into_iter().for_each(|(source, found)| assert_eq!(ids(found), neighbours, "{limit} from {source}"));
         }
     });
 }
