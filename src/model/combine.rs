@@ -181,13 +181,26 @@ impl<T: Borrow<SpanTable>> Combiner<T> {
         for source in &mut self.sources {
             source.renamed.fill(NOT_RENAMED);
         }
-        let strings = std::mem::take(&mut self.strings).into_pool();
+        let strings = self.strings.take_pool();
         SpanTable { strings, ..std::mem::take(&mut self.table) }
     }
 
-    /// Bytes the table under construction holds.
+    /// Builds the next table in the memory of one that is not needed any more. Call it before the first trace of a table.
+    pub fn reuse(&mut self, mut table: SpanTable) {
+        debug_assert_eq!(self.trace_count(), 0, "the table under construction has traces");
+        table.clear();
+        self.strings.put_pool(std::mem::take(&mut table.strings));
+        self.table = table;
+    }
+
+    /// Bytes held for the table under construction.
     pub fn memory_bytes(&self) -> usize {
         self.table.memory_bytes() + self.strings.memory_bytes()
+    }
+
+    /// Bytes of the table under construction, without the room it has left.
+    pub fn used_bytes(&self) -> usize {
+        self.table.used_bytes() + self.strings.pool().used_bytes()
     }
 
     pub fn finish(mut self) -> SpanTable {
@@ -205,20 +218,18 @@ impl<T: Borrow<SpanTable>> Combiner<T> {
         let from: &SpanTable = (*from).borrow();
         let mut rename = Renamer { from: &from.strings, renamed, strings: &mut self.strings };
         let to = &mut self.table;
-        for resource in from.traces.resources.range(row) {
-            for scope in from.resources.scopes.range(resource) {
-                copy_spans(from, from.scopes.spans.range(scope), to, &mut rename);
-                to.scopes.spans.push_end(to.spans.span_id.len());
-                to.scopes.name.push(rename.string(from.scopes.name[scope]));
-                to.scopes.version.push(rename.string(from.scopes.version[scope]));
-                to.scopes.dropped_attributes.push(from.scopes.dropped_attributes[scope]);
-                rename.attrs(&from.scopes.attrs, scope..scope + 1, &mut to.scopes.attrs);
-            }
-            to.resources.scopes.push_end(to.scopes.name.len());
-            to.resources.service_name.push(rename.string(from.resources.service_name[resource]));
-            to.resources.dropped_attributes.push(from.resources.dropped_attributes[resource]);
-            rename.attrs(&from.resources.attrs, resource..resource + 1, &mut to.resources.attrs);
-        }
+        // The items of a trace are neighbours on every level.
+        let (resources, scopes, spans) = (from.traces.resources.range(row), from.scopes_of_trace(row), from.spans_of_trace(row));
+        to.scopes.spans.append(&from.scopes.spans, scopes.clone(), to.spans.span_id.len());
+        copy_spans(from, spans, to, &mut rename);
+        to.resources.scopes.append(&from.resources.scopes, resources.clone(), to.scopes.name.len());
+        to.scopes.name.extend(from.scopes.name[scopes.clone()].iter().map(|&id| rename.string(id)));
+        to.scopes.version.extend(from.scopes.version[scopes.clone()].iter().map(|&id| rename.string(id)));
+        to.scopes.dropped_attributes.extend_from_slice(&from.scopes.dropped_attributes[scopes.clone()]);
+        rename.attrs(&from.scopes.attrs, scopes, &mut to.scopes.attrs);
+        to.resources.service_name.extend(from.resources.service_name[resources.clone()].iter().map(|&id| rename.string(id)));
+        to.resources.dropped_attributes.extend_from_slice(&from.resources.dropped_attributes[resources.clone()]);
+        rename.attrs(&from.resources.attrs, resources, &mut to.resources.attrs);
         to.traces.ids.push(from.traces.ids[row]);
         to.traces.resources.push_end(to.resources.service_name.len());
         if *derived == DerivedColumns::Computed {
@@ -366,12 +377,21 @@ impl Renamer<'_> {
         StrId(*slot)
     }
 
+    /// Renames a value that is no array, or an empty one.
     #[inline]
-    fn value(&mut self, value: Value, from: &Attrs, to: &mut Attrs) -> Value {
+    fn scalar(&mut self, value: Value) -> Value {
         match value {
             Value::Str(id) => Value::Str(self.string(id)),
             Value::Json(id) => Value::Json(self.string(id)),
             Value::Int(_) | Value::Double(_) | Value::Bool(_) => value,
+            Value::Array { .. } => Value::Array { start: 0, len: 0 },
+        }
+    }
+
+    #[inline]
+    fn value(&mut self, value: Value, from: &Attrs, to: &mut Attrs) -> Value {
+        match value {
+            Value::Str(_) | Value::Json(_) | Value::Int(_) | Value::Double(_) | Value::Bool(_) => self.scalar(value),
             Value::Array { .. } => {
                 let start = to.elements.len();
                 for &element in from.elements_of(&value) {
@@ -388,7 +408,10 @@ impl Renamer<'_> {
         let attributes = from.of.range_of_all(owners.clone());
         to.of.append(&from.of, owners, to.keys.len());
         to.keys.extend(from.keys[attributes.clone()].iter().map(|key| self.string(*key)));
-        to.values.reserve(attributes.len());
+        if from.elements.is_empty() {
+            to.values.extend(from.values[attributes].iter().map(|value| self.scalar(*value)));
+            return;
+        }
         for value in &from.values[attributes] {
             let value = self.value(*value, from, to);
             to.values.push(value);
@@ -436,4 +459,32 @@ fn copy_spans(from: &SpanTable, range: std::ops::Range<usize>, to: &mut SpanTabl
     to.links.dropped_attributes.extend_from_slice(&from.links.dropped_attributes[links.clone()]);
     to.links.trace_state.extend(from.links.trace_state[links.clone()].iter().map(|&id| rename.string(id)));
     rename.attrs(&from.links.attrs, links, &mut to.links.attrs);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::testing::arb_span_table;
+
+    proptest! {
+        #[test]
+        fn a_table_in_the_memory_of_another_is_like_a_new_one(old in arb_span_table(5), new in arb_span_table(5)) {
+            let sources = [&old, &new];
+            let build = |combiner: &mut Combiner<&SpanTable>, source: usize| {
+                for (row, id) in sources[source].traces.ids.iter().enumerate() {
+                    combiner.push_trace(&[(*id, Piece { source, row })]);
+                }
+                combiner.take_table()
+            };
+            let mut combiner = Combiner::new(&sources);
+            let spare = build(&mut combiner, 0);
+            combiner.reuse(spare);
+            let reused = build(&mut combiner, 1);
+            let fresh = build(&mut Combiner::new(&sources), 1);
+            prop_assert_eq!(format!("{reused:?}"), format!("{fresh:?}"));
+            prop_assert!(reused.used_bytes() <= reused.memory_bytes());
+        }
+    }
 }

@@ -187,8 +187,16 @@ impl Attrs {
         self.of.push_end(self.keys.len());
     }
 
-    fn memory_bytes(&self) -> usize {
-        self.of.memory_bytes() + bytes_of(&self.keys) + bytes_of(&self.values) + bytes_of(&self.elements)
+    fn bytes(&self, which: Bytes) -> usize {
+        self.of.bytes(which) + which.of(&self.keys) + which.of(&self.values) + which.of(&self.elements)
+    }
+
+    fn clear(&mut self) {
+        let Self { of, keys, values, elements } = self;
+        of.truncate(0);
+        keys.clear();
+        values.clear();
+        elements.clear();
     }
 }
 
@@ -264,8 +272,8 @@ impl Offsets {
         &self.0
     }
 
-    fn memory_bytes(&self) -> usize {
-        bytes_of(&self.0)
+    fn bytes(&self, which: Bytes) -> usize {
+        which.of(&self.0)
     }
 }
 
@@ -295,29 +303,96 @@ impl SpanTable {
 
     /// Heap bytes held by all columns.
     pub fn memory_bytes(&self) -> usize {
+        self.strings.memory_bytes() + self.bytes(Bytes::Held)
+    }
+
+    /// Heap bytes of what is in the columns.
+    pub fn used_bytes(&self) -> usize {
+        self.strings.used_bytes() + self.bytes(Bytes::Used)
+    }
+
+    fn bytes(&self, which: Bytes) -> usize {
         let (t, r, s, p, e, l) = (&self.traces, &self.resources, &self.scopes, &self.spans, &self.events, &self.links);
-        let traces = bytes_of(&t.ids)
-            + t.resources.memory_bytes()
-            + t.service_stats_of.memory_bytes()
-            + bytes_of(&t.start_unix_nanos) * 3
-            + bytes_of(&t.root_service_name) * 2
-            + bytes_of(&t.service_stats.service_name) * 3;
-        let resources = r.scopes.memory_bytes() + bytes_of(&r.service_name) * 2 + r.attrs.memory_bytes();
-        let scopes = s.spans.memory_bytes() + bytes_of(&s.name) * 3 + s.attrs.memory_bytes();
-        let spans = bytes_of(&p.span_id) * 4
-            + bytes_of(&p.nested_left) * 4
-            + bytes_of(&p.name) * 8
-            + p.events.memory_bytes()
-            + p.links.memory_bytes()
-            + p.attrs.memory_bytes();
-        let events = bytes_of(&e.time_since_start_nanos) + bytes_of(&e.name) * 2 + e.attrs.memory_bytes();
-        let links = bytes_of(&l.trace_id) + bytes_of(&l.span_id) + bytes_of(&l.trace_state) * 2 + l.attrs.memory_bytes();
-        self.strings.memory_bytes() + traces + resources + scopes + spans + events + links
+        let traces = which.of(&t.ids)
+            + t.resources.bytes(which)
+            + t.service_stats_of.bytes(which)
+            + which.of(&t.start_unix_nanos) * 3
+            + which.of(&t.root_service_name) * 2
+            + which.of(&t.service_stats.service_name) * 3;
+        let resources = r.scopes.bytes(which) + which.of(&r.service_name) * 2 + r.attrs.bytes(which);
+        let scopes = s.spans.bytes(which) + which.of(&s.name) * 3 + s.attrs.bytes(which);
+        let spans = which.of(&p.span_id) * 4
+            + which.of(&p.nested_left) * 4
+            + which.of(&p.name) * 8
+            + p.events.bytes(which)
+            + p.links.bytes(which)
+            + p.attrs.bytes(which);
+        let events = which.of(&e.time_since_start_nanos) + which.of(&e.name) * 2 + e.attrs.bytes(which);
+        let links = which.of(&l.trace_id) + which.of(&l.span_id) + which.of(&l.trace_state) * 2 + l.attrs.bytes(which);
+        traces + resources + scopes + spans + events + links
+    }
+
+    /// Removes everything but keeps the memory.
+    pub fn clear(&mut self) {
+        let Self { strings, traces, resources, scopes, spans, events, links } = self;
+        strings.clear();
+        traces.clear();
+        resources.clear();
+        scopes.clear();
+        spans.clear();
+        events.clear();
+        links.clear();
     }
 }
 
-fn bytes_of<T>(column: &Vec<T>) -> usize {
-    column.capacity() * size_of::<T>()
+/// Gives a part of a table a `clear` that keeps memory; every field is named, so that none can be forgotten.
+macro_rules! clearable {
+    ($part:ident: $($column:ident)*; $($offsets:ident)*; $($nested:ident)*) => {
+        impl $part {
+            fn clear(&mut self) {
+                let Self { $($column,)* $($offsets,)* $($nested,)* } = self;
+                $($column.clear();)*
+                $($offsets.truncate(0);)*
+                $($nested.clear();)*
+            }
+        }
+    };
+}
+
+clearable!(
+    Traces:
+    ids start_unix_nanos end_unix_nanos duration_nanos root_service_name root_span_name;
+    resources service_stats_of;
+    service_stats
+);
+clearable!(ServiceStats: service_name span_count error_count; ; );
+clearable!(Resources: service_name dropped_attributes; scopes; attrs);
+clearable!(Scopes: name version dropped_attributes; spans; attrs);
+clearable!(
+    Spans:
+    span_id parent_span_id nested_left nested_right nested_parent child_count name kind trace_state start_unix_nanos duration_nanos
+    status_code status_message dropped_attributes dropped_events dropped_links;
+    events links;
+    attrs
+);
+clearable!(Events: time_since_start_nanos name dropped_attributes; ; attrs);
+clearable!(Links: trace_id span_id trace_state dropped_attributes; ; attrs);
+
+/// Which bytes of a column are counted.
+#[derive(Clone, Copy)]
+enum Bytes {
+    Held,
+    Used,
+}
+
+impl Bytes {
+    fn of<T>(self, column: &Vec<T>) -> usize {
+        size_of::<T>()
+            * match self {
+                Self::Held => column.capacity(),
+                Self::Used => column.len(),
+            }
+    }
 }
 
 #[cfg(test)]

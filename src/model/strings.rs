@@ -106,6 +106,18 @@ impl StringPool {
         self.bytes.capacity() + self.ends.capacity() * size_of::<u32>()
     }
 
+    /// Heap bytes in use.
+    pub fn used_bytes(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<u32>()
+    }
+
+    /// Forgets all strings but keeps their memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.truncate(1);
+        self.is_interned = true;
+    }
+
     /// Returns all strings in id order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (StrId, &[u8])> {
         (0..self.ends.len()).map(|index| {
@@ -188,6 +200,19 @@ impl Interner {
 
     pub fn into_pool(self) -> StringPool {
         self.pool
+    }
+
+    /// Returns all strings and begins anew, with the memory of the table.
+    pub fn take_pool(&mut self) -> StringPool {
+        self.table.clear();
+        std::mem::take(&mut self.pool)
+    }
+
+    /// Begins anew with the memory of a pool.
+    pub fn put_pool(&mut self, mut pool: StringPool) {
+        pool.clear();
+        self.table.clear();
+        self.pool = pool;
     }
 
     /// Heap bytes held.

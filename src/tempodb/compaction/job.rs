@@ -14,6 +14,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use futures::future::{try_join_all, try_join3};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tracing::warn;
@@ -42,10 +43,10 @@ const SLICES_PER_INPUT: usize = 2;
 /// Tables of the output: one is encoded while the next is merged.
 const TABLES: usize = 2;
 
-/// Memory of a table under construction, however much the job has: more would only make row groups larger than they should be.
-const TABLE_BYTES: u64 = 44 << 20;
+/// Used memory of a table under construction, however much the job has: more would only make row groups larger than they should be.
+const TABLE_BYTES: u64 = 32 << 20;
 /// Memory of the decoded slices of all inputs, if no row needs more.
-const SLICE_BYTES: u64 = 32 << 20;
+const SLICE_BYTES: u64 = 72 << 20;
 /// Stored pages held of all inputs.
 const FETCHED_BYTES: u64 = 26 << 20;
 
@@ -53,6 +54,8 @@ const FETCHED_BYTES: u64 = 26 << 20;
 mod share {
     /// A table of the output, of which there are [`super::TABLES`], or a joined row.
     pub(super) const TABLE: u64 = 15;
+    /// What of it may be in use when a row group ends: columns grow by doubling.
+    pub(super) const TABLE_USED: u64 = 10;
     /// Stored pages of all inputs.
     pub(super) const FETCHED: u64 = 14;
     /// Decoded slices of all inputs. A single row may take the place of all slices of its input.
@@ -149,15 +152,16 @@ impl Compactor {
         }
         let limits = MergeLimits {
             row_group_bytes: plan.settings.row_group_bytes,
-            table_bytes: part_of(share::TABLE, TABLE_BYTES) as usize,
+            table_bytes: part_of(share::TABLE_USED, TABLE_BYTES) as usize,
             row_bytes: part_of(share::TABLE, u64::MAX) as usize,
             max_trace_bytes: plan.settings.max_trace_bytes,
         };
         let derived: Vec<_> = plan.inputs.iter().map(|input| derived_columns(input.meta())).collect();
         let merger = Merger::new(&derived, &plan.removed, limits);
         let (tables, finished) = channel(1);
-        let writing = self.write_tables(plan, finished, unpublished);
-        let merging = merge(self.cpu.clone(), merger, slices, tables, &plan.progress);
+        let spare = SpareTables::new(2 * limits.table_bytes);
+        let writing = self.write_tables(plan, finished, &spare, unpublished);
+        let merging = merge(self.cpu.clone(), merger, slices, (tables, &spare), &plan.progress);
         // A reader that fails closes its channel, which the merge takes for the end of the input. Its error makes the whole fail all the same.
         let (_, stats, sealed) = try_join3(try_join_all(readers), merging, writing).await?;
         Ok((sealed, stats))
@@ -167,6 +171,7 @@ impl Compactor {
         &self,
         plan: &JobPlan,
         mut tables: Receiver<(usize, Held<SpanTable>)>,
+        spare: &SpareTables,
         unpublished: &mut Unpublished,
     ) -> Result<Vec<SealedBlock>, CompactionError> {
         let mut writers: BTreeMap<usize, BlockWriter> = BTreeMap::new();
@@ -182,7 +187,9 @@ impl Compactor {
             let writer = writers.get_mut(&part).ok_or(WriteError::Broken(plan.output.id))?;
             let (table, account) = table.into_parts();
             let before = writer.size_bytes();
-            writer.append(Arc::new(table)).await?;
+            let table = Arc::new(table);
+            writer.append(Arc::clone(&table)).await?;
+            Arc::into_inner(table).into_iter().for_each(|table| spare.put(table));
             plan.progress.add_written(writer.size_bytes().saturating_sub(before));
             drop(account);
         }
@@ -263,7 +270,7 @@ async fn merge(
     cpu: CpuPool,
     mut merger: Merger,
     mut slices: Vec<Receiver<Held<SpanTable>>>,
-    tables: Sender<(usize, Held<SpanTable>)>,
+    (tables, spare): (Sender<(usize, Held<SpanTable>)>, &SpareTables),
     progress: &Arc<CompactionProgress>,
 ) -> Result<MergeStats, CompactionError> {
     let places = Arc::new(Semaphore::new(TABLES));
@@ -294,11 +301,35 @@ async fn merge(
                 let _closed = tables.send((part, Held::new(*table, bytes, progress, place))).await;
                 let Ok(next) = Arc::clone(&places).acquire_owned().await else { break };
                 place = next;
+                spare.take().into_iter().for_each(|table| merger.reuse(table));
             }
             Step::Done => break,
         }
     }
     Ok(reported)
+}
+
+/// Tables that are written: the next ones are built in their memory, which costs less than to give it back and to take it anew.
+struct SpareTables {
+    tables: Mutex<Vec<SpanTable>>,
+    /// Larger ones are not kept.
+    max_bytes: usize,
+}
+
+impl SpareTables {
+    fn new(max_bytes: usize) -> Self {
+        Self { tables: Mutex::default(), max_bytes }
+    }
+
+    fn put(&self, table: SpanTable) {
+        if table.memory_bytes() <= self.max_bytes {
+            self.tables.lock().push(table);
+        }
+    }
+
+    fn take(&self) -> Option<SpanTable> {
+        self.tables.lock().pop()
+    }
 }
 
 /// Blocks whose objects are removed when the job ends before their metas are due.

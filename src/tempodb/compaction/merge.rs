@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //! * Each part gets its traces strictly ascending by id. Part 0 has every trace.
-//! * A table under construction takes at most `table_bytes` and one row.
+//! * A table under construction uses at most `table_bytes` and one row.
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ const SEEN_SPAN_BYTES: usize = 24;
 pub(super) struct MergeLimits {
     /// Estimate at which a row group ends.
     pub(super) row_group_bytes: usize,
-    /// Memory at which a row group ends.
+    /// Used memory at which a row group ends.
     pub(super) table_bytes: usize,
     /// Memory of a joined row above which the pieces stay apart.
     pub(super) row_bytes: usize,
@@ -143,6 +143,11 @@ impl Merger {
         self.combiner.put_source(at, SliceRef::new(Held::free(SpanTable::default())), DerivedColumns::Copied);
     }
 
+    /// Builds the next table in the memory of one that is written. Call it when a table was handed out.
+    pub(super) fn reuse(&mut self, table: SpanTable) {
+        self.combiner.reuse(table);
+    }
+
     /// Memory of the table under construction.
     pub(super) fn memory_bytes(&self) -> usize {
         self.combiner.memory_bytes()
@@ -180,7 +185,7 @@ impl Merger {
             let (estimate, memory) = self.sizes();
             let is_split = self.pieces.len() > 1 && memory > self.limits.row_bytes;
             let is_full =
-                self.estimate + estimate > self.limits.row_group_bytes || self.combiner.memory_bytes() + memory > self.limits.table_bytes;
+                self.estimate + estimate > self.limits.row_group_bytes || self.combiner.used_bytes() + memory > self.limits.table_bytes;
             if (is_full || is_split) && self.combiner.trace_count() > 0 {
                 return self.cut();
             }
