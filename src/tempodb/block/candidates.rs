@@ -106,7 +106,7 @@ impl Candidates {
                 return Ok(None);
             }
             let mut values = StrColumn::with_dictionary(Some(Arc::clone(dictionary)));
-            let page = [Pages { first_row: Some(page_rows.start), bytes: bytes.clone() }];
+            let page = [Pages { first_row: Some(page_rows.start), is_wanted_whole: false, bytes: bytes.clone() }];
             decode(&shape, &page, None, None, &mut values, &mut scratch).map_err(|cause| column_error(leaf, *group, cause))?;
             // Codes are foreign: a value that is not in the dictionary after all may have any.
             let passes = |code: &u32| (*code as usize) < is_passing.len() && is_passing.contains(*code as usize);

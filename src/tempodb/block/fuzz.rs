@@ -27,7 +27,7 @@ pub(in crate::tempodb) fn decode(bytes: &[u8]) {
     let (max_repetition, max_definition) = (levels & 7, (levels >> 3) & 7);
     let shape = LeafShape { max_repetition, max_definition, codec, verify: false, max_entries: MAX_ENTRIES };
     let rows = (rows > 0).then(|| RowSelection::from_range(usize::from(rows / 2)..usize::from(rows)));
-    let pages = [Pages { first_row: None, bytes: Bytes::copy_from_slice(pages) }];
+    let pages = [Pages { first_row: None, is_wanted_whole: false, bytes: Bytes::copy_from_slice(pages) }];
     match kind % 6 {
         0 => into(&shape, &pages, rows.as_ref(), &mut Ints::<u64>::new(IntWidth::Int64)),
         1 => into(&shape, &pages, rows.as_ref(), &mut Ints::<i32>::new(IntWidth::Int32)),

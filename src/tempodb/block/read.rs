@@ -366,7 +366,7 @@ impl BlockReader {
         let buffers = self.read(ranges, meter).await?;
         for ((leaf, first_row, is_whole), bytes) in owners.into_iter().zip(buffers) {
             if let Some(pages) = fetched.pages.get_mut(&leaf) {
-                pages.pages.push(Pages { first_row, bytes });
+                pages.pages.push(Pages { first_row, is_wanted_whole: false, bytes });
                 pages.is_whole = is_whole;
             }
         }

@@ -6,7 +6,7 @@
 //!
 //! Not here: what is done with the rows; decoding them is CPU work of the caller's ([`SliceBytes::decode`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -192,7 +192,7 @@ impl Group {
 
     /// Returns the end of the longest run of rows from the current one that is estimated to fit `bytes`; at least one row.
     ///
-    /// It ends with a page of the column that has most of them, if that is not much shorter: fewer pages are then decoded twice.
+    /// It ends where pages of the most columns end, if that is not much shorter: every page that goes on is decoded twice.
     fn slice_end(&self, bytes: f64) -> usize {
         let (mut fits, mut too_much) = (self.row + 1, self.rows + 1);
         while too_much - fits > 1 {
@@ -206,10 +206,15 @@ impl Group {
         if fits == self.rows {
             return fits;
         }
-        let pages = self.leaves.iter().filter_map(|leaf| leaf.pages.as_ref()).max_by_key(|pages| pages.len());
-        let bounds = pages.into_iter().flatten().map(|(_, first_row)| *first_row);
-        let snapped = bounds.take_while(|bound| *bound <= fits).last().unwrap_or(0);
-        if snapped > self.row + (fits - self.row) / 2 { snapped } else { fits }
+        let least = self.row + (fits - self.row) / 2;
+        let mut pages_ending: BTreeMap<usize, usize> = BTreeMap::new();
+        for pages in self.leaves.iter().filter_map(|leaf| leaf.pages.as_ref()) {
+            let first = pages.partition_point(|(_, first_row)| *first_row <= least);
+            for (_, first_row) in pages.iter().skip(first).take_while(|(_, first_row)| *first_row <= fits) {
+                *pages_ending.entry(*first_row).or_default() += 1;
+            }
+        }
+        pages_ending.into_iter().max_by_key(|(_, pages)| *pages).map_or(fits, |(row, _)| row)
     }
 
     /// Estimates what the rows from the current one to `end` take in memory.
@@ -301,10 +306,10 @@ impl Group {
         for leaf in &mut self.leaves {
             let mut taken = Vec::new();
             if let Some(bytes) = &leaf.whole {
-                taken.push(Pages { first_row: None, bytes: bytes.clone() });
+                taken.push(Pages { first_row: None, is_wanted_whole: false, bytes: bytes.clone() });
             }
             if let Some(bytes) = &leaf.dictionary_bytes {
-                taken.push(Pages { first_row: None, bytes: bytes.clone() });
+                taken.push(Pages { first_row: None, is_wanted_whole: false, bytes: bytes.clone() });
             }
             let pages = leaf.pages.as_deref().unwrap_or_default();
             let end_of = |page: usize| pages.get(page + 1).map_or(self.rows, |(_, row)| *row);
@@ -313,7 +318,10 @@ impl Group {
             }
             for (page, bytes) in &leaf.held {
                 match pages.get(*page) {
-                    Some((_, first_row)) if *first_row < end => taken.push(Pages { first_row: Some(*first_row), bytes: bytes.clone() }),
+                    Some((_, first_row)) if *first_row < end => {
+                        let is_wanted_whole = *first_row >= self.row && end_of(*page) <= end;
+                        taken.push(Pages { first_row: Some(*first_row), is_wanted_whole, bytes: bytes.clone() });
+                    }
                     Some(_) | None => break,
                 }
             }

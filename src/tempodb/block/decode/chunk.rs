@@ -17,6 +17,8 @@ use crate::tempodb::block::selection::RowSelection;
 pub(in crate::tempodb::block) struct Pages {
     /// Row of the row group that the first data page starts at; `None`: the one behind the previous pages.
     pub(in crate::tempodb::block) first_row: Option<usize>,
+    /// Every row of the pages is wanted, whatever rows are selected: nothing is cut off, which spares the levels.
+    pub(in crate::tempodb::block) is_wanted_whole: bool,
     pub(in crate::tempodb::block) bytes: Bytes,
 }
 
@@ -38,12 +40,13 @@ pub(in crate::tempodb::block) fn decode(
     sink: &mut impl Sink,
     scratch: &mut Scratch,
 ) -> Result<usize> {
-    let want_levels = levels.is_some() || rows.is_some();
     let mut entries = 0_usize;
     let mut row = 0_usize;
     for run in pages {
         let mut bytes = &run.bytes[..];
         row = run.first_row.unwrap_or(row);
+        let rows = rows.filter(|_| !run.is_wanted_whole);
+        let want_levels = levels.is_some() || rows.is_some();
         while !bytes.is_empty() {
             let page = next_page(&mut bytes, shape.verify)?;
             match page.header.kind {

@@ -16,8 +16,8 @@ const WINDOW: usize = LANE * 8 + 8;
 /// Values per block that we accept; writers use 128.
 const MAX_BLOCK: usize = 1 << 16;
 
-/// Appends all integers of the stream at the start of `bytes` and leaves `bytes` behind it. The stream must hold exactly `count`.
-pub(super) fn integers(bytes: &mut &[u8], count: usize, mut push: impl FnMut(i64)) -> Result<()> {
+/// Hands out all integers of the stream at the start of `bytes`, some at a time, and leaves `bytes` behind it. The stream must hold exactly `count`.
+pub(super) fn integers(bytes: &mut &[u8], count: usize, mut push: impl FnMut(&[i64])) -> Result<()> {
     let block = size(bytes)?;
     let miniblocks = size(bytes)?;
     let total = size(bytes)?;
@@ -31,7 +31,7 @@ pub(super) fn integers(bytes: &mut &[u8], count: usize, mut push: impl FnMut(i64
     if total == 0 {
         return Ok(());
     }
-    push(value);
+    push(&[value]);
     let per_miniblock = block / miniblocks;
     let mut left = total - 1;
     while left > 0 {
@@ -50,20 +50,16 @@ pub(super) fn integers(bytes: &mut &[u8], count: usize, mut push: impl FnMut(i64
             let stored = whole.min(bytes.len()).max((used * width).div_ceil(8));
             let mut packed = take(bytes, stored, WHAT)?;
             left -= used;
-            if width == 0 {
-                for _ in 0..used {
-                    value = value.wrapping_add(min_delta);
-                    push(value);
-                }
-                continue;
-            }
             let mut in_miniblock = used;
             while in_miniblock > 0 {
                 let lane = in_miniblock.min(LANE);
-                for delta in unpack_lane(packed, width).into_iter().take(lane) {
+                let deltas = if width == 0 { [0; LANE] } else { unpack_lane(packed, width) };
+                // A lane that is not full is the last one: what the value becomes behind it does not matter.
+                let values = deltas.map(|delta| {
                     value = value.wrapping_add(min_delta).wrapping_add(delta as i64);
-                    push(value);
-                }
+                    value
+                });
+                push(values.get(..lane).unwrap_or_default());
                 packed = packed.get(LANE / 8 * width..).unwrap_or_default();
                 in_miniblock -= lane;
             }
@@ -116,10 +112,12 @@ pub(super) fn lengths(bytes: &mut &[u8], count: usize, lengths: &mut Vec<u32>) -
     lengths.reserve(count);
     let mut is_valid = true;
     let mut total = 0_u64;
-    integers(bytes, count, |length| {
-        is_valid &= u32::try_from(length).is_ok();
-        total = total.wrapping_add(length as u32 as u64);
-        lengths.push(length as u32);
+    integers(bytes, count, |some| {
+        for length in some {
+            is_valid &= u32::try_from(*length).is_ok();
+            total = total.wrapping_add(*length as u32 as u64);
+        }
+        lengths.extend(some.iter().map(|length| *length as u32));
     })?;
     if !is_valid {
         return Err(DecodeError::Corrupt("byte array length"));
@@ -139,7 +137,7 @@ pub(super) fn delta_length_byte_arrays(mut bytes: &[u8], count: usize, scratch: 
 /// Calls `visit` with each of the `count` values of a DELTA_BYTE_ARRAY page. `limit` bounds the sum of value lengths, which prefixes can inflate.
 pub(super) fn delta_byte_arrays(mut bytes: &[u8], count: usize, limit: usize, mut visit: impl FnMut(&[u8])) -> Result<()> {
     let mut prefixes = Vec::with_capacity(count);
-    integers(&mut bytes, count, |length| prefixes.push(length))?;
+    integers(&mut bytes, count, |lengths| prefixes.extend_from_slice(lengths))?;
     let mut suffixes = Vec::new();
     lengths(&mut bytes, count, &mut suffixes)?;
     let mut value = Vec::new();
@@ -168,7 +166,7 @@ mod tests {
     fn decode(bytes: &[u8], count: usize) -> Result<(Vec<i64>, usize)> {
         let mut values = Vec::new();
         let mut rest = bytes;
-        integers(&mut rest, count, |value| values.push(value))?;
+        integers(&mut rest, count, |some| values.extend_from_slice(some))?;
         Ok((values, rest.len()))
     }
 

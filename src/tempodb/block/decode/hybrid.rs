@@ -2,6 +2,7 @@
 //!
 //! A run starts with a varint: low bit 0 = repeat one value (header >> 1) times, 1 = (header >> 1) groups of 8 packed values.
 
+use super::levels::count_equal;
 use super::{DecodeError, Result, take, varint};
 
 const WHAT: &str = "run";
@@ -75,6 +76,27 @@ pub(super) fn decode_levels(bytes: &[u8], max: u8, count: usize, out: &mut Vec<u
     })?;
     let too_high = out.get(start..).unwrap_or_default().iter().fold(false, |found, &level| found | (level > max));
     if too_high { Err(DecodeError::Corrupt("level")) } else { Ok(()) }
+}
+
+/// Returns how many of `count` levels are the highest possible, `max`, with the checks of [`decode_levels`]. Uses the room behind `scratch`.
+pub(super) fn count_levels(bytes: &[u8], max: u8, count: usize, scratch: &mut Vec<u8>) -> Result<usize> {
+    let width = u8::BITS - max.leading_zeros();
+    let start = scratch.len();
+    let (mut highest, mut too_high) = (0, false);
+    for_each_run(bytes, width, count, |run| match run {
+        Run::Repeat { value, count } => {
+            highest += if value == u32::from(max) { count } else { 0 };
+            too_high |= value > u32::from(max);
+        }
+        Run::Packed { bytes, count } => {
+            unpack_levels(bytes, width, count, scratch);
+            let levels = scratch.get(start..).unwrap_or_default();
+            highest += count_equal(levels, max);
+            too_high |= levels.iter().fold(false, |found, &level| found | (level > max));
+            scratch.truncate(start);
+        }
+    })?;
+    if too_high { Err(DecodeError::Corrupt("level")) } else { Ok(highest) }
 }
 
 fn unpack_levels(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u8>) {
@@ -179,7 +201,10 @@ mod tests {
             let values: Vec<u32> = seeds.iter().map(|seed| u32::from(seed % (max + 1))).collect();
             let mut decoded = Vec::new();
             decode_levels(&encode_hybrid(&values, u8::BITS - max.leading_zeros()), max, values.len(), &mut decoded).unwrap();
-            prop_assert_eq!(decoded.iter().map(|&level| u32::from(level)).collect::<Vec<_>>(), values);
+            prop_assert_eq!(decoded.iter().map(|&level| u32::from(level)).collect::<Vec<_>>(), &values[..]);
+            let counted = count_levels(&encode_hybrid(&values, u8::BITS - max.leading_zeros()), max, values.len(), &mut decoded).unwrap();
+            prop_assert_eq!(counted, values.iter().filter(|&&level| level == u32::from(max)).count());
+            prop_assert_eq!(decoded.len(), values.len());
         }
 
         #[test]

@@ -95,6 +95,7 @@ impl StoredPage<'_> {
         };
         let count = match known {
             Some(count) if !want_levels => count,
+            _ if !want_levels => hybrid::count_levels(definition, shape.max_definition, entries, &mut levels.definition)?,
             _ => {
                 let start = levels.definition.len();
                 hybrid::decode_levels(definition, shape.max_definition, entries, &mut levels.definition)?;
@@ -103,10 +104,8 @@ impl StoredPage<'_> {
                 if known.is_some_and(|known| known != count) {
                     return Err(DecodeError::Corrupt("null count"));
                 }
-                if want_levels && shape.max_repetition > 0 {
+                if shape.max_repetition > 0 {
                     hybrid::decode_levels(repetition, shape.max_repetition, entries, &mut levels.repetition)?;
-                } else if !want_levels {
-                    levels.definition.truncate(start);
                 }
                 count
             }

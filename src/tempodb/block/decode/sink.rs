@@ -105,11 +105,9 @@ impl<T: Integer> Sink for Ints<T> {
             Encoding::DeltaBinaryPacked => {
                 self.out.reserve(count);
                 let (out, width) = (&mut self.out, self.width);
-                delta::integers(&mut values, count, |value| {
-                    out.push(T::truncate(match width {
-                        IntWidth::Int32 => i64::from(value as i32),
-                        IntWidth::Int64 => value,
-                    }));
+                delta::integers(&mut values, count, |values| match width {
+                    IntWidth::Int32 => out.extend(values.iter().map(|value| T::truncate(i64::from(*value as i32)))),
+                    IntWidth::Int64 => out.extend(values.iter().map(|value| T::truncate(*value))),
                 })
             }
             Encoding::Dictionary => lookup(&self.dictionary, &mut self.codes, values, count, &mut self.out),
