@@ -308,7 +308,10 @@ impl BlockWriter {
         let mut encoder = self.encoder.take().ok_or(WriteError::Broken(self.id))?;
         let job = move || {
             encoder.append(&table)?;
-            let encoded = std::mem::take(encoder.sink_mut()?);
+            let sink = encoder.sink_mut()?;
+            // The next row group is about as large.
+            let next = Vec::with_capacity(sink.len());
+            let encoded = std::mem::replace(sink, next);
             Ok::<_, WriteError>((encoder, encoded))
         };
         let (encoder, encoded) = self.cpu.run("encode_row_group", job).await??;

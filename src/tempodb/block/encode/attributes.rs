@@ -5,7 +5,7 @@ use crate::model::span_table::{Attrs, Value};
 use super::super::dedicated::{DedicatedKind, DedicatedScope, DedicatedSlot};
 use super::super::meta::BlockVersion;
 use super::super::schema::{BlockSchema, Column};
-use super::levels::Structure;
+use super::levels::{Repetition, Structure};
 use super::strings::Strings;
 
 /// The attributes of one level, by where they are stored. Numbers are positions in [`Attrs::keys`].
@@ -15,6 +15,12 @@ pub(super) struct SplitAttrs<'a> {
     pub(super) general: Vec<u32>,
     /// The entries of the general list's keys.
     pub(super) keys: Structure,
+    /// By attribute of the general list.
+    pub(super) kinds: Vec<ValueKind>,
+    /// By entry of `keys`.
+    entry_kinds: Vec<ValueKind>,
+    /// The entry of each owner; `None`: that of the same number.
+    owner_entries: Option<Vec<u32>>,
     /// By slot of the scope, in the order of the slots: owner and attribute, ascending by owner.
     dedicated: Vec<Vec<(u32, u32)>>,
     slots: Vec<Column>,
@@ -58,8 +64,18 @@ impl<'a> SplitAttrs<'a> {
             general_counts.push((general.len() - before) as u32);
         }
         let keys = owners.repeated(|owner| general_counts[owner] as usize);
+        let kinds: Vec<_> = general.iter().map(|&attr| ValueKind::of(&attrs.values[attr as usize])).collect();
+        let entry_kinds = match keys.item_entries() {
+            None => kinds.clone(),
+            Some(entries) => {
+                let mut by_entry = vec![ValueKind::None; keys.def.len()];
+                entries.iter().zip(&kinds).for_each(|(entry, kind)| by_entry[*entry as usize] = *kind);
+                by_entry
+            }
+        };
+        let owner_entries = if slots.is_empty() { None } else { owners.item_entries() };
         let slots = slots.into_iter().map(Column::of_slot).collect();
-        Self { attrs, general, keys, dedicated, slots }
+        Self { attrs, general, keys, kinds, entry_kinds, owner_entries, dedicated, slots }
     }
 
     /// Returns (owner, attribute) of a slot, ascending by owner; nothing for one that is not in use.
@@ -67,9 +83,54 @@ impl<'a> SplitAttrs<'a> {
         self.slots.iter().position(|slot| *slot == column).map_or(&[], |at| &self.dedicated[at])
     }
 
-    /// Values of the general list.
-    pub(super) fn general_values(&self) -> impl Iterator<Item = &'a Value> + '_ {
-        self.general.iter().map(|&attr| &self.attrs.values[attr as usize])
+    /// Returns the entry of an owner.
+    pub(super) fn entry_of(&self, owner: u32) -> usize {
+        self.owner_entries.as_ref().map_or(owner, |entries| entries[owner as usize]) as usize
+    }
+
+    /// Returns levels and values of the general list's values of one kind, none of which is an array.
+    pub(super) fn of_kind<T>(&self, kind: ValueKind, repetition: Repetition, pick: impl Fn(&Value) -> Option<T>) -> (Structure, Vec<T>) {
+        let count = self.kinds.iter().map(|found| usize::from(*found == kind)).sum();
+        if count == 0 {
+            return (self.keys.nowhere(repetition), Vec::new());
+        }
+        let structure = self.keys.at_entries(&self.entry_kinds, repetition, |found| found == kind);
+        let mut values = Vec::with_capacity(count);
+        let found = self.general.iter().zip(&self.kinds).filter(|(_, found)| **found == kind);
+        values.extend(found.filter_map(|(attr, _)| pick(&self.attrs.values[*attr as usize])));
+        (structure, values)
+    }
+
+    /// Whether the general list has arrays.
+    pub(super) fn has_arrays(&self) -> bool {
+        self.kinds.contains(&ValueKind::Array)
+    }
+}
+
+/// What an attribute's value is, in a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum ValueKind {
+    Str,
+    Int,
+    Double,
+    Bool,
+    Json,
+    Array,
+    /// An entry without attribute.
+    None,
+}
+
+impl ValueKind {
+    fn of(value: &Value) -> Self {
+        match value {
+            Value::Str(_) => Self::Str,
+            Value::Int(_) => Self::Int,
+            Value::Double(_) => Self::Double,
+            Value::Bool(_) => Self::Bool,
+            Value::Json(_) => Self::Json,
+            Value::Array { .. } => Self::Array,
+        }
     }
 }
 

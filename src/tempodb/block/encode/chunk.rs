@@ -37,7 +37,8 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     settings: EncodeSettings,
 ) -> Result<EncodedChunk, EncodeError> {
     debug_assert_eq!((structure.max_def, structure.max_rep), (leaf.max_def, leaf.max_rep), "levels of {}", leaf.path);
-    let mut chunk = Vec::new();
+    let mut chunk = std::mem::take(&mut pages.spare_chunk);
+    chunk.clear();
     let mut uncompressed_bytes = 0;
     let mut encodings = vec![Encoding::RLE];
     // Tells readers that no page left the dictionary, which then answers what the chunk holds.
@@ -56,7 +57,7 @@ pub(super) fn encode_chunk<V: ColumnValues>(
     let mut column_index = ColumnIndexBuilder::new(leaf.value.physical());
     let mut offset_index = OffsetIndexBuilder::new();
     let mut chunk_bounds = None;
-    let mut body = Vec::new();
+    let mut body = std::mem::take(&mut pages.spare_body);
     let ranges = page_ranges(structure, &values, settings.page_size_bytes);
     for PageRange { rows, values: range } in ranges {
         let entries = structure.row_starts[rows.start] as usize..structure.row_starts[rows.end] as usize;
@@ -89,6 +90,7 @@ pub(super) fn encode_chunk<V: ColumnValues>(
             (so_far, page) => so_far.or(page),
         };
     }
+    pages.spare_body = body;
     if leaf.column == Column::TraceId && settings.row_order == RowOrder::Ascending {
         column_index.set_boundary_order(BoundaryOrder::ASCENDING);
     }
@@ -129,7 +131,11 @@ fn page_ranges<V: ColumnValues>(structure: &Structure, values: &V, page_size_byt
     let (mut size_bits, mut first_entry) = (0, 0);
     for (row, bounds) in structure.row_starts.windows(2).enumerate() {
         let levels = &structure.def[bounds[0] as usize..bounds[1] as usize];
-        let count = if is_dense { levels.len() } else { levels.iter().filter(|&&def| def == structure.max_def).count() };
+        let count = match values.len() {
+            0 => 0,
+            _ if is_dense => levels.len(),
+            _ => levels.iter().filter(|&&def| def == structure.max_def).count(),
+        };
         size_bits += levels.len() * level_bits as usize + values.size_bytes(value..value + count) * 8;
         value += count;
         let is_full = size_bits >= page_size_bytes * 8 || bounds[1] as usize - first_entry >= MAX_PAGE_ENTRIES;

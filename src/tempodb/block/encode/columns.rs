@@ -4,14 +4,14 @@ use parquet::schema::types::ColumnDescPtr;
 
 use super::super::dedicated::DedicatedScope;
 use super::super::schema::{AttrPart, BlockSchema, Column, Leaf, LeafEncoding, LeafRepetition, Level, ValueType};
-use super::attributes::SplitAttrs;
+use super::attributes::{SplitAttrs, ValueKind};
 use super::chunk::{EncodedChunk, encode_chunk};
-use super::levels::Structure;
+use super::levels::{Repetition, Structure};
 use super::page::PageWriter;
 use super::strings::Strings;
-use super::values::{Bools, ByteArrays, CodedStrings, ColumnValues, Doubles, IntValue, Ints};
+use super::values::{Bools, ByteArrays, CodedStrings, ColumnValues, Doubles, IntValue, Ints, SpanIds};
 use super::{EncodeError, EncodeSettings};
-use crate::model::ids::{SpanId, TraceId};
+use crate::model::ids::TraceId;
 use crate::model::span_table::{SpanTable, Value};
 use crate::model::strings::StrId;
 
@@ -94,8 +94,8 @@ impl<'a> Columns<'a> {
                 let bounds = table.scopes.spans.bounds();
                 out.ints(&self.scopes, &collect(bounds.windows(2), |scope| (scope[1] - scope[0]) as i32))
             }
-            Column::SpanId => out.put(&self.spans, ByteArrays(spans.span_id.iter().map(SpanId::as_bytes).collect())),
-            Column::ParentSpanId => out.put(&self.spans, ByteArrays(spans.parent_span_id.iter().map(SpanId::as_bytes).collect())),
+            Column::SpanId => out.put(&self.spans, SpanIds(&spans.span_id)),
+            Column::ParentSpanId => out.put(&self.spans, SpanIds(&spans.parent_span_id)),
             Column::NestedParent => out.ints(&self.spans, &spans.nested_parent),
             Column::NestedLeft => out.ints(&self.spans, &spans.nested_left),
             Column::NestedRight => out.ints(&self.spans, &spans.nested_right),
@@ -119,7 +119,7 @@ impl<'a> Columns<'a> {
                 let bytes = |id: &'a TraceId| if id.is_zero() { &[][..] } else { &id.0 };
                 out.put(&self.links, ByteArrays(links.trace_id.iter().map(bytes).collect()))
             }
-            Column::LinkSpanId => out.put(&self.links, ByteArrays(links.span_id.iter().map(SpanId::as_bytes).collect())),
+            Column::LinkSpanId => out.put(&self.links, SpanIds(&links.span_id)),
             Column::LinkTraceState => out.strings(&self.links, &mut self.strings, &links.trace_state),
             Column::DroppedAttributes(level) => match level {
                 Level::Trace | Level::ServiceStats => unreachable!("the schema gives these no attributes"),
@@ -193,27 +193,29 @@ impl Output<'_> {
         let attrs = split.attrs;
         match part {
             AttrPart::Key => self.strings(&split.keys, strings, &collect(&split.general, |attr| attrs.keys[*attr as usize])),
-            AttrPart::IsArray => self.put(&split.keys, Bools(collect(split.general_values(), |v| matches!(v, Value::Array { .. })))),
+            AttrPart::IsArray => self.put(&split.keys, Bools(collect(&split.kinds, |kind| *kind == ValueKind::Array))),
             AttrPart::Value => {
-                let (structure, ids) = elements(split, as_string);
+                let (structure, ids) = elements(split, ValueKind::Str, as_string);
                 self.strings(&structure, strings, &ids)
             }
             AttrPart::ValueInt => {
-                let (structure, numbers) = elements(split, as_int);
+                let (structure, numbers) = elements(split, ValueKind::Int, as_int);
                 self.ints(&structure, &numbers)
             }
             AttrPart::ValueDouble => {
-                let (structure, numbers) = elements(split, |value| if let Value::Double(number) = value { Some(*number) } else { None });
+                let as_double = |value: &Value| if let Value::Double(number) = value { Some(*number) } else { None };
+                let (structure, numbers) = elements(split, ValueKind::Double, as_double);
                 self.put(&structure, Doubles(numbers))
             }
             AttrPart::ValueBool => {
-                let (structure, truths) = elements(split, |value| if let Value::Bool(truth) = value { Some(*truth) } else { None });
+                let as_bool = |value: &Value| if let Value::Bool(truth) = value { Some(*truth) } else { None };
+                let (structure, truths) = elements(split, ValueKind::Bool, as_bool);
                 self.put(&structure, Bools(truths))
             }
             AttrPart::ValueUnsupported => {
                 let json = |value: &Value| if let Value::Json(id) = value { Some(*id) } else { None };
-                let structure = split.keys.optional(|at| json(&attrs.values[split.general[at] as usize]).is_some());
-                self.strings(&structure, strings, &split.general_values().filter_map(json).collect::<Vec<_>>())
+                let (structure, ids) = split.of_kind(ValueKind::Json, Repetition::Optional, json);
+                self.strings(&structure, strings, &ids)
             }
             AttrPart::ValueKvList | AttrPart::ValueArray | AttrPart::ValueMessage => {
                 Err(EncodeError::ReadOnlyColumn(self.leaf.path.clone()))
@@ -225,11 +227,19 @@ impl Output<'_> {
         let attrs = split.attrs;
         let slot = split.slot(self.leaf.column);
         let elements_of = |attr: u32| attrs.elements_of(&attrs.values[attr as usize]);
-        let mut next = slot.iter().peekable();
-        let mut taken_by = |owner: usize| next.next_if(|(of, _)| *of == owner as u32);
-        let structure = match self.leaf.repetition {
-            LeafRepetition::Repeated => owners.repeated(|owner| taken_by(owner).map_or(0, |(_, attr)| elements_of(*attr).len())),
-            LeafRepetition::Optional | LeafRepetition::Required => owners.optional(|owner| taken_by(owner).is_some()),
+        let is_array = |(_, attr): &(u32, u32)| matches!(attrs.values[*attr as usize], Value::Array { .. });
+        let repetition = match self.leaf.repetition {
+            LeafRepetition::Repeated => Repetition::Repeated,
+            LeafRepetition::Optional | LeafRepetition::Required => Repetition::Optional,
+        };
+        let structure = if slot.is_empty() {
+            owners.nowhere(repetition)
+        } else if repetition == Repetition::Repeated && slot.iter().any(is_array) {
+            let mut next = slot.iter().peekable();
+            let mut taken_by = |owner: usize| next.next_if(|(of, _)| *of == owner as u32);
+            owners.repeated(|owner| taken_by(owner).map_or(0, |(_, attr)| elements_of(*attr).len()))
+        } else {
+            owners.at_items(slot.iter().map(|(owner, _)| split.entry_of(*owner)), repetition)
         };
         let values = slot.iter().flat_map(|(_, attr)| elements_of(*attr));
         match self.leaf.value {
@@ -247,8 +257,11 @@ fn as_int(value: &Value) -> Option<i64> {
     if let Value::Int(number) = value { Some(*number) } else { None }
 }
 
-/// Returns levels and values of one of the four value lists: the scalars and array elements that `pick` takes.
-fn elements<T>(split: &SplitAttrs<'_>, pick: impl Fn(&Value) -> Option<T>) -> (Structure, Vec<T>) {
+/// Returns levels and values of one of the four value lists: the scalars of a kind and array elements that `pick` takes.
+fn elements<T>(split: &SplitAttrs<'_>, kind: ValueKind, pick: impl Fn(&Value) -> Option<T>) -> (Structure, Vec<T>) {
+    if !split.has_arrays() {
+        return split.of_kind(kind, Repetition::Repeated, pick);
+    }
     let attrs = split.attrs;
     let mut values = Vec::new();
     let structure = split.keys.repeated(|at| {

@@ -87,7 +87,12 @@ fn encode_block<T: DeltaInt>(values: &[T], out: &mut Vec<u8>) {
 pub(super) fn encode_byte_arrays<'a>(values: impl Iterator<Item = &'a [u8]> + Clone, out: &mut Vec<u8>) {
     let lengths: Vec<i32> = values.clone().map(|value| value.len() as i32).collect();
     encode(&lengths, out);
+    out.reserve(lengths.iter().map(|length| *length as usize).sum());
     for value in values {
-        out.extend_from_slice(value);
+        // Ids have a fixed length, and copying one is then a single instruction.
+        match value.first_chunk::<8>() {
+            Some(id) if value.len() == 8 => out.extend_from_slice(id),
+            Some(_) | None => out.extend_from_slice(value),
+        }
     }
 }

@@ -23,6 +23,13 @@ pub(super) struct Structure {
     pub(super) max_rep: u8,
 }
 
+/// Whether a field may have several elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repetition {
+    Repeated,
+    Optional,
+}
+
 /// By run and width.
 type EncodedRuns = HashMap<(Range<usize>, u32), Vec<u8>, FixedState>;
 
@@ -71,7 +78,13 @@ impl Structure {
         let items = self.def.iter().filter(|def| **def == self.max_def).count();
         let counts: Vec<u32> = (0..items).map(count_of).map(|count| count as u32).collect();
         if counts.iter().all(|count| *count <= 1) {
-            return Self { max_rep, ..self.optional(|item| counts[item] == 1) };
+            let mut item = 0;
+            let def = self.def.iter().map(|&def| {
+                let is_item = def == self.max_def;
+                item += usize::from(is_item);
+                def + u8::from(is_item && counts[item - 1] == 1)
+            });
+            return self.below(Levels::new(def.collect()), Repetition::Repeated);
         }
         let capacity = self.rep.len() - items + counts.iter().map(|count| (*count).max(1) as usize).sum::<usize>();
         let (mut rep, mut def) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
@@ -94,17 +107,40 @@ impl Structure {
         Self { rep: Levels::new(rep), def: Levels::new(def), row_starts: Rc::new(row_starts), max_def, max_rep }
     }
 
-    /// The entries of an optional field in the items of this level.
-    pub(super) fn optional(&self, mut is_present: impl FnMut(usize) -> bool) -> Self {
-        let max_def = self.max_def + 1;
-        let mut item = 0;
-        let def = self.def.iter().map(|&def| {
-            let is_item = def == self.max_def;
-            item += usize::from(is_item);
-            def + u8::from(is_item && is_present(item - 1))
-        });
-        let def = Levels::new(def.collect());
-        Self { def, rep: self.rep.clone(), row_starts: self.row_starts.clone(), max_def, max_rep: self.max_rep }
+    /// The entries of a field in the items of this level, at most one element each. `is_present` tells by entry; it is not asked where there is no
+    /// item of this level.
+    pub(super) fn at_entries<T: Copy>(&self, marks: &[T], repetition: Repetition, is_present: impl Fn(T) -> bool) -> Self {
+        debug_assert_eq!(marks.len(), self.def.len(), "a mark an entry");
+        let def = self.def.iter().zip(marks).map(|(def, mark)| def + u8::from(is_present(*mark)));
+        self.below(Levels::new(def.collect()), repetition)
+    }
+
+    /// The entries of a field that only some items of this level have, one element each. `entries` are those of the items.
+    pub(super) fn at_items(&self, entries: impl Iterator<Item = usize>, repetition: Repetition) -> Self {
+        let mut def = self.def.to_vec();
+        for entry in entries {
+            def[entry] = self.max_def + 1;
+        }
+        self.below(Levels::new(def), repetition)
+    }
+
+    /// The entries of a field that no item of this level has.
+    pub(super) fn nowhere(&self, repetition: Repetition) -> Self {
+        self.below(Rc::clone(&self.def), repetition)
+    }
+
+    fn below(&self, def: Rc<Levels>, repetition: Repetition) -> Self {
+        let max_rep = self.max_rep + u8::from(repetition == Repetition::Repeated);
+        Self { def, rep: self.rep.clone(), row_starts: self.row_starts.clone(), max_def: self.max_def + 1, max_rep }
+    }
+
+    /// Returns the entry of each item of this level; `None` when all entries are items.
+    pub(super) fn item_entries(&self) -> Option<Vec<u32>> {
+        let is_item = |def: &u8| *def == self.max_def;
+        if self.def.iter().fold(true, |all, def| all & is_item(def)) {
+            return None;
+        }
+        Some((0..).zip(self.def.iter()).filter(|(_, def)| is_item(def)).map(|(entry, _)| entry).collect())
     }
 
     pub(super) fn row_count(&self) -> usize {
@@ -129,8 +165,21 @@ mod tests {
         assert_eq!(entries(&keys), [(0, 4), (3, 3)]);
         assert_eq!(entries(&keys.repeated(|_| 1)), [(0, 5), (3, 3)]);
         assert_eq!(entries(&keys.repeated(|_| 0)), [(0, 4), (3, 3)]);
-        assert_eq!(entries(&keys.optional(|_| false)), [(0, 4), (3, 3)]);
+        assert_eq!(entries(&keys.nowhere(Repetition::Optional)), [(0, 4), (3, 3)]);
         assert_eq!(entries(&Structure::rows(1).repeated(|_| 1).repeated(|_| 0)), [(0, 1)]);
+    }
+
+    #[test]
+    fn sparse_fields_are_marked_by_entry_or_by_item() {
+        let lists = Structure::rows(3).repeated(|row| [2, 0, 1][row]);
+        assert_eq!(lists.item_entries().unwrap(), [0, 1, 3]);
+        assert_eq!(Structure::rows(3).item_entries(), None);
+        let expected = [(0, 1), (1, 2), (0, 0), (0, 1)];
+        let by_item = lists.at_items([1].into_iter(), Repetition::Repeated);
+        assert_eq!((entries(&by_item), by_item.max_rep, by_item.max_def), (expected.to_vec(), 2, 2));
+        let by_entry = lists.at_entries(&[false, true, false, false], Repetition::Optional, |mark| mark);
+        assert_eq!((entries(&by_entry), by_entry.max_rep, by_entry.max_def), (expected.to_vec(), 1, 2));
+        assert_eq!(entries(&lists.repeated(|item| usize::from(item == 1))), expected);
     }
 
     #[test]

@@ -96,7 +96,10 @@ pub fn append_row_group<W: Write + Send>(
     let mut row_group = file.next_row_group()?;
     for (leaf, descriptor) in schema.leaves().iter().zip(schema.descriptor().columns()) {
         let chunk = columns.encode(leaf, descriptor.clone(), &mut pages)?;
-        row_group.append_column(&Bytes::from(chunk.bytes), chunk.close)?;
+        let bytes = Bytes::from(chunk.bytes);
+        row_group.append_column(&bytes, chunk.close)?;
+        // Not a copy: nobody else has them.
+        pages.spare_chunk = Vec::from(bytes);
     }
     row_group.close()?;
     Ok(())

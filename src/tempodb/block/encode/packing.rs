@@ -30,18 +30,21 @@ pub(super) fn pack<const N: usize>(values: [u64; N], width: u32, out: &mut Vec<u
         out.extend_from_slice(&word.to_le_bytes()[..width as usize]);
         return;
     }
-    let mut pending: u128 = 0;
-    let mut bits = 0;
+    let (mut words, mut word) = ([[0; 8]; N], 0);
+    let (mut pending, mut bits) = (0_u64, 0);
     for value in values {
-        pending |= u128::from(value) << bits;
+        pending |= value << bits;
         bits += width;
         if bits >= 64 {
-            out.extend_from_slice(&(pending as u64).to_le_bytes());
-            pending >>= 64;
+            words[word] = pending.to_le_bytes();
+            word += 1;
             bits -= 64;
+            // The bits of the value that had no place; none when it ends with the word.
+            pending = value.checked_shr(width - bits).unwrap_or(0);
         }
     }
-    out.extend_from_slice(&(pending as u64).to_le_bytes()[..(bits / 8) as usize]);
+    out.extend_from_slice(words[..word].as_flattened());
+    out.extend_from_slice(&pending.to_le_bytes()[..(bits / 8) as usize]);
 }
 
 #[cfg(test)]
@@ -62,5 +65,19 @@ mod tests {
         let mut out = Vec::new();
         pack([0x1ff; 8], 9, &mut out);
         assert_eq!(out, [0xff; 9]);
+    }
+
+    #[test]
+    fn packs_every_width_like_bit_by_bit() {
+        for width in 1..=64 {
+            let values: [u64; 32] = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - width));
+            let mut expected = vec![0; 4 * width];
+            for at in 0..32 * width {
+                expected[at / 8] |= ((values[at / width] >> (at % width) & 1) as u8) << (at % 8);
+            }
+            let mut out = Vec::new();
+            pack(values, width as u32, &mut out);
+            assert_eq!(out, expected, "width {width}");
+        }
     }
 }

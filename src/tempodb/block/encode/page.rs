@@ -39,13 +39,16 @@ pub(super) struct PageWriter {
     zstd: zstd::bulk::Compressor<'static>,
     compressed: Vec<u8>,
     is_compressing: bool,
+    /// Buffers of a chunk and of a page that are in use while a chunk is encoded, and then reused.
+    pub(super) spare_chunk: Vec<u8>,
+    pub(super) spare_body: Vec<u8>,
 }
 
 impl PageWriter {
     /// `is_compressing` false stores every column uncompressed.
     pub(super) fn new(is_compressing: bool) -> Result<Self, EncodeError> {
         let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(EncodeError::Compress)?;
-        Ok(Self { zstd, compressed: Vec::new(), is_compressing })
+        Ok(Self { zstd, compressed: Vec::new(), is_compressing, spare_chunk: Vec::new(), spare_body: Vec::new() })
     }
 
     /// Returns the codec that columns asking for `wanted` really get.

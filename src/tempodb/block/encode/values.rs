@@ -8,6 +8,7 @@ use parquet::file::statistics::{Statistics, ValueStatistics};
 
 use super::delta::{self, DeltaInt};
 use super::page::{put_codes, put_plain_byte_arrays};
+use crate::model::ids::SpanId;
 
 /// Bytes of a byte-array bound in the column index: enough to prune, small enough for thousands of pages.
 const PAGE_BOUND_BYTES: usize = 16;
@@ -246,6 +247,49 @@ impl<'a> ColumnValues for ByteArrays<'a> {
 
     fn statistics(&self, bounds: Option<(&'a [u8], &'a [u8])>, nulls: u64) -> Statistics {
         byte_array_statistics(bounds, nulls)
+    }
+}
+
+/// Span ids, as byte arrays of eight bytes or none.
+pub(super) struct SpanIds<'a>(pub(super) &'a [SpanId]);
+
+impl<'a> ColumnValues for SpanIds<'a> {
+    type Bound = &'a SpanId;
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn size_bytes(&self, values: Range<usize>) -> usize {
+        self.0[values].iter().map(|id| if id.is_none() { 1 } else { 1 + size_of::<SpanId>() }).sum()
+    }
+
+    fn encode(&mut self, values: Range<usize>, out: &mut Vec<u8>) -> Encoding {
+        delta::encode_byte_arrays(self.0[values].iter().map(SpanId::as_bytes), out);
+        Encoding::DELTA_LENGTH_BYTE_ARRAY
+    }
+
+    /// No id, which is stored as nothing, comes first in both orders.
+    fn bounds(&mut self, values: Range<usize>) -> Option<(&'a SpanId, &'a SpanId)> {
+        let number = |id: &SpanId| u64::from_be_bytes(id.0);
+        let values = &self.0[values];
+        let first = values.first()?;
+        let widen = |(min, max): (&'a SpanId, &'a SpanId), id: &'a SpanId| {
+            (if number(id) < number(min) { id } else { min }, if number(id) > number(max) { id } else { max })
+        };
+        Some(values.iter().fold((first, first), widen))
+    }
+
+    fn widen(&self, a: (&'a SpanId, &'a SpanId), b: (&'a SpanId, &'a SpanId)) -> (&'a SpanId, &'a SpanId) {
+        (a.0.min(b.0), a.1.max(b.1))
+    }
+
+    fn index_bytes(&self, (min, max): (&'a SpanId, &'a SpanId)) -> (Vec<u8>, Vec<u8>) {
+        (min.as_bytes().to_vec(), max.as_bytes().to_vec())
+    }
+
+    fn statistics(&self, bounds: Option<(&'a SpanId, &'a SpanId)>, nulls: u64) -> Statistics {
+        byte_array_statistics(bounds.map(|(min, max)| (min.as_bytes(), max.as_bytes())), nulls)
     }
 }
 
