@@ -55,11 +55,9 @@ impl Survey {
 
 /// Tables by string id, allocated once for all scopes; between walks they are in their first state.
 struct Walk {
-    /// The key (its position in the survey) under which a value was first seen.
-    key_of_value: Vec<u32>,
-    /// How often it was seen under that key.
-    count: Vec<u32>,
-    /// The values with an entry in `key_of_value`.
+    /// The key (its position in the survey) under which a value was first seen, and how often it was seen under that key.
+    values: Vec<(u32, u32)>,
+    /// The values with an entry in `values`.
     seen: Vec<StrId>,
     /// The position of a key in the survey.
     position_of_key: Vec<u32>,
@@ -71,8 +69,7 @@ struct Walk {
 impl Walk {
     fn new(strings: usize) -> Self {
         Self {
-            key_of_value: vec![NOBODY; strings],
-            count: vec![0; strings],
+            values: vec![(NOBODY, 0); strings],
             seen: Vec::new(),
             position_of_key: vec![NOBODY; strings],
             others: HashMap::default(),
@@ -143,13 +140,13 @@ impl Walk {
     }
 
     fn string(&mut self, position: u32, id: StrId) {
-        let owner = &mut self.key_of_value[id.index()];
+        let (owner, count) = &mut self.values[id.index()];
         if *owner == NOBODY {
             *owner = position;
             self.seen.push(id);
         }
         if *owner == position {
-            self.count[id.index()] += 1;
+            *count += 1;
         } else {
             *self.others.entry((position, id)).or_default() += 1;
         }
@@ -158,8 +155,8 @@ impl Walk {
     /// Moves what was found to its keys, and cleans up.
     fn hand_over(&mut self, keys: &mut [KeySurvey]) {
         for id in self.seen.drain(..) {
-            let owner = std::mem::replace(&mut self.key_of_value[id.index()], NOBODY);
-            keys[owner as usize].strings.push((id, std::mem::take(&mut self.count[id.index()])));
+            let (owner, count) = std::mem::replace(&mut self.values[id.index()], (NOBODY, 0));
+            keys[owner as usize].strings.push((id, count));
         }
         for ((position, id), count) in self.others.drain() {
             keys[position as usize].strings.push((id, count));
@@ -174,13 +171,13 @@ impl Walk {
 
     fn column(&mut self, values: &[StrId]) -> Vec<(StrId, u32)> {
         for id in values {
-            let count = &mut self.count[id.index()];
+            let (_, count) = &mut self.values[id.index()];
             if *count == 0 {
                 self.seen.push(*id);
             }
             *count += 1;
         }
-        self.seen.drain(..).map(|id| (id, std::mem::take(&mut self.count[id.index()]))).collect()
+        self.seen.drain(..).map(|id| (id, std::mem::take(&mut self.values[id.index()].1))).collect()
     }
 }
 
