@@ -110,6 +110,16 @@ impl Owners {
         Self { items: chosen.spans.clone(), ends: (1..=chosen.spans.len() as u32).collect(), entries }
     }
 
+    /// Returns what all entries add to each cell.
+    fn sums(&self) -> Vec<Entry> {
+        let intervals = self.entries.iter().map(|entry| entry.interval as usize + 1).max().unwrap_or(0);
+        let mut weights = vec![[0.0; 2]; intervals];
+        self.entries.iter().for_each(|entry| weights[entry.interval as usize][entry.side as usize] += entry.weight);
+        let sums =
+            (0..).zip(weights).flat_map(|(interval, sides)| (0..).zip(sides).map(move |(side, weight)| Entry { interval, side, weight }));
+        sums.filter(|sum| sum.weight > 0.0).collect()
+    }
+
     /// Joins owners that have the same owner one level up.
     fn above(&self, offsets: &Offsets) -> Self {
         let mut cursor = OwnerCursor::new(offsets);
@@ -155,6 +165,16 @@ impl Owners {
 struct Level<'t> {
     owners: Owners,
     columns: Vec<Column<'t>>,
+}
+
+impl Level<'_> {
+    fn occurrences(&self) -> usize {
+        let of_column = |column: &Column<'_>| match column {
+            Column::List { attrs, .. } => attrs.keys.len(),
+            Column::Text { .. } | Column::Number { .. } => self.owners.items.len(),
+        };
+        self.columns.iter().map(of_column).sum()
+    }
 }
 
 /// All values of a table's chosen spans.
@@ -203,7 +223,7 @@ impl Lookup {
     }
 }
 
-/// What the first walk says of each occurrence: its attribute by number and name, side and interval, and how much it counts.
+/// What the first walk says of occurrences: their attribute by number and name, side and interval, and how much they count.
 pub(super) struct Total<'n> {
     pub(super) key: usize,
     pub(super) name: &'n Arc<str>,
@@ -212,61 +232,73 @@ pub(super) struct Total<'n> {
     pub(super) weight: f64,
 }
 
+impl<'n> Total<'n> {
+    fn new(key: u32, name: &'n Arc<str>, entry: &Entry) -> Self {
+        Self { key: key as usize, name, side: entry.side as usize, interval: entry.interval as usize, weight: entry.weight }
+    }
+}
+
 impl<'t> Tally<'t> {
-    /// Makes the first walk and calls `total` for each occurrence.
+    /// Makes the first walk and calls `total` for what the values of each attribute add up to, in parts.
     pub(super) fn new(table: &'t SpanTable, chosen: &Chosen, is_selected: &[bool], mut total: impl FnMut(Total<'_>)) -> Self {
+        let of_spans = Owners::of_spans(chosen, is_selected);
+        let all = of_spans.sums();
+        let levels = levels(table, of_spans);
         let mut this = Self {
             pool: &table.strings,
-            levels: levels(table, Owners::of_spans(chosen, is_selected)),
+            levels: Vec::new(),
             keys: Vec::new(),
             key_of: Vec::new(),
             values: Vec::new(),
             counts: Vec::new(),
-            occurrences: Vec::new(),
+            occurrences: Vec::with_capacity(levels.iter().map(Level::occurrences).sum()),
         };
         let mut lookup = Lookup::new(this.pool);
-        let levels = std::mem::take(&mut this.levels);
         for level in &levels {
             for column in &level.columns {
-                this.find_values(&mut lookup, level, column, &mut total);
+                if let Some(key) = this.find_values(&mut lookup, level, column, &mut total) {
+                    // every span has a value of this attribute
+                    all.iter().for_each(|sum| total(Total::new(key, &this.keys[key as usize], sum)));
+                }
             }
         }
         this.levels = levels;
         this
     }
 
-    fn find_values(&mut self, lookup: &mut Lookup, level: &Level<'_>, column: &Column<'_>, total: &mut impl FnMut(Total<'_>)) {
-        let mut count = |this: &mut Self, key: u32, value: u32, entries: &[Entry]| {
-            this.occurrences.push(value);
-            for entry in entries {
-                let side = entry.side as usize;
-                this.counts[value as usize][side] += entry.weight;
-                let (interval, weight) = (entry.interval as usize, entry.weight);
-                total(Total { key: key as usize, name: &this.keys[key as usize], side, interval, weight });
-            }
-        };
+    /// Returns the key of a column that has one, whose totals are left to the caller.
+    fn find_values(
+        &mut self,
+        lookup: &mut Lookup,
+        level: &Level<'_>,
+        column: &Column<'_>,
+        total: &mut impl FnMut(Total<'_>),
+    ) -> Option<u32> {
         match column {
             Column::List { attrs, scope } => {
                 lookup.keys_by_id.fill(NO_ROW);
                 for (owner, entries) in level.owners.iter() {
                     for (id, stored) in attrs.of_owner(owner) {
-                        match Counter::of(attrs, stored) {
-                            None => self.occurrences.push(NO_ROW),
-                            Some(value) => {
-                                let key = self.key_of_id(lookup, id, *scope);
-                                let value = self.value(lookup, key, value);
-                                count(self, key, value, entries);
-                            }
-                        }
+                        let Some(value) = Counter::of(attrs, stored) else {
+                            self.occurrences.push(NO_ROW);
+                            continue;
+                        };
+                        let key = self.key_of_id(lookup, id, *scope);
+                        let value = self.value(lookup, key, value);
+                        self.count_value(value, entries);
+                        let name = &self.keys[key as usize];
+                        entries.iter().for_each(|entry| total(Total::new(key, name, entry)));
                     }
                 }
+                None
             }
             Column::Text { name, ids } => {
                 let key = self.key(lookup, name);
                 for (owner, entries) in level.owners.iter() {
                     let value = self.value(lookup, key, Counter::Text(ids[owner]));
-                    count(self, key, value, entries);
+                    self.count_value(value, entries);
                 }
+                Some(key)
             }
             Column::Number { name, numbers, value } => {
                 let key = self.key(lookup, name);
@@ -278,10 +310,18 @@ impl<'t> Tally<'t> {
                         _ => self.value(lookup, key, value(number)),
                     };
                     last = Some((number, found));
-                    count(self, key, found, entries);
+                    self.count_value(found, entries);
                 }
+                Some(key)
             }
         }
+    }
+
+    #[inline]
+    fn count_value(&mut self, value: u32, entries: &[Entry]) {
+        self.occurrences.push(value);
+        let counts = &mut self.counts[value as usize];
+        entries.iter().for_each(|entry| counts[entry.side as usize] += entry.weight);
     }
 
     fn key_of_id(&mut self, lookup: &mut Lookup, id: StrId, scope: AttributeScope) -> u32 {
