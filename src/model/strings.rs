@@ -172,12 +172,16 @@ impl Interner {
             return StrId::EMPTY;
         }
         let hash = self.hasher.hash_one(value) as u32;
-        if let Some(id) = self.find_hashed(hash, value) {
-            return id;
+        let wanted = Entry { hash, id: StrId::EMPTY };
+        let is_wanted = |entry: &Entry| entry.hash == hash && self.pool.get(entry.id) == value;
+        match self.table.entry(wanted.table_hash(), is_wanted, |entry| entry.table_hash()) {
+            hashbrown::hash_table::Entry::Occupied(known) => known.get().id,
+            hashbrown::hash_table::Entry::Vacant(place) => {
+                let id = self.pool.push_new(value);
+                place.insert(Entry { hash, id });
+                id
+            }
         }
-        let entry = Entry { hash, id: self.pool.push_new(value) };
-        self.table.insert_unique(entry.table_hash(), entry, |entry| entry.table_hash());
-        entry.id
     }
 
     /// Returns the id of `value` if it was interned.

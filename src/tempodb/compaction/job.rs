@@ -48,7 +48,7 @@ const TABLE_BYTES: u64 = 32 << 20;
 /// Memory of the decoded slices of all inputs, if no row needs more.
 const SLICE_BYTES: u64 = 72 << 20;
 /// Stored pages held of all inputs.
-const FETCHED_BYTES: u64 = 26 << 20;
+const FETCHED_BYTES: u64 = 12 << 20;
 
 /// How the memory of a job is divided, in hundredths. The rest is what encoding and decoding take on the way.
 mod share {
