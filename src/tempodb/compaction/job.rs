@@ -44,7 +44,7 @@ const SLICES_PER_INPUT: usize = 2;
 const TABLES: usize = 2;
 
 /// Used memory of a table under construction, however much the job has: more would only make row groups larger than they should be.
-const TABLE_BYTES: u64 = 32 << 20;
+const TABLE_BYTES: u64 = 28 << 20;
 /// Memory of the decoded slices of all inputs, if no row needs more.
 const SLICE_BYTES: u64 = 72 << 20;
 /// Stored pages held of all inputs.
