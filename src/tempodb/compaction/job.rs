@@ -46,7 +46,7 @@ const TABLES: usize = 2;
 /// Used memory of a table under construction, however much the job has: more would only make row groups larger than they should be.
 const TABLE_BYTES: u64 = 28 << 20;
 /// Memory of the decoded slices of all inputs, if no row needs more.
-const SLICE_BYTES: u64 = 72 << 20;
+const SLICE_BYTES: u64 = 42 << 20;
 /// Stored pages held of all inputs.
 const FETCHED_BYTES: u64 = 12 << 20;
 
