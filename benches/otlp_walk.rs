@@ -11,10 +11,10 @@ use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempo_rs::model::otlp::regroup::regroup;
-use tempo_rs::services::rpc::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
-use tempo_rs::services::rpc::proto::tempopb::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
-use tempo_rs::services::rpc::proto::tempopb::resource::v1::Resource;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use tempo_rs::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
+use tempo_rs::proto::tempopb::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
+use tempo_rs::proto::tempopb::resource::v1::Resource;
+use tempo_rs::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
 const SERVICES: usize = 20;
 const TRACES: usize = 30;

@@ -16,7 +16,7 @@ use prost::Message;
 use tempo_rs::model::combine::merge_tables;
 use tempo_rs::model::otlp_table::{Fragment, build_table};
 use tempo_rs::model::span_table::SpanTable;
-use tempo_rs::services::rpc::proto::tempopb::Trace;
+use tempo_rs::proto::tempopb::Trace;
 
 use crate::corpus::Piece;
 

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use serde_json::json;
 use tempo_rs::model::ids::TenantId;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::ResourceSpans;
+use tempo_rs::proto::tempopb::trace::v1::ResourceSpans;
 use tempo_rs::tempodb::backend::Backend;
 use tempo_rs::tempodb::block::meta::{BlockId, BlockMeta};
 use tempo_rs::tempodb::config::TraceStorageConfig;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use prost::Message;
 use serde_json::Value;
-use tempo_rs::services::rpc::proto::opentelemetry::proto::collector::trace::v1::trace_service_client::TraceServiceClient;
-use tempo_rs::services::rpc::proto::opentelemetry::proto::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::ResourceSpans;
+use tempo_rs::proto::opentelemetry::proto::collector::trace::v1::trace_service_client::TraceServiceClient;
+use tempo_rs::proto::opentelemetry::proto::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use tempo_rs::proto::tempopb::trace::v1::ResourceSpans;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Endpoint;
 

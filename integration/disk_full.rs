@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::ResourceSpans;
+use tempo_rs::proto::tempopb::trace::v1::ResourceSpans;
 use tonic::Code;
 
 use crate::client::{Answer, Client, PROTOBUF};

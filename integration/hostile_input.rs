@@ -7,11 +7,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use prost::Message;
 use serde_json::{Value, json};
-use tempo_rs::services::rpc::proto::google::rpc::Status;
-use tempo_rs::services::rpc::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceResponse;
-use tempo_rs::services::rpc::proto::tempopb::TraceByIdResponse;
-use tempo_rs::services::rpc::proto::tempopb::common::v1::any_value::Value as Any;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, Span};
+use tempo_rs::proto::google::rpc::Status;
+use tempo_rs::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceResponse;
+use tempo_rs::proto::tempopb::TraceByIdResponse;
+use tempo_rs::proto::tempopb::common::v1::any_value::Value as Any;
+use tempo_rs::proto::tempopb::trace::v1::{ResourceSpans, Span};
 use tonic::Code;
 
 use crate::client::{Client, JSON, PROTOBUF};
@@ -260,7 +260,7 @@ fn broken_bodies() {
 
 /// A span with an attribute value nested to this depth.
 fn deep_span(depth: usize) -> Span {
-    use tempo_rs::services::rpc::proto::tempopb::common::v1::{AnyValue, ArrayValue};
+    use tempo_rs::proto::tempopb::common::v1::{AnyValue, ArrayValue};
     let mut value = Any::BoolValue(true);
     for _ in 0..depth {
         value = Any::ArrayValue(ArrayValue { values: vec![AnyValue { value: Some(value) }] });

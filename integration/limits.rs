@@ -1,7 +1,7 @@
 //! A tenant above its rate is told so in a way that clients understand and retry.
 
 use serde_json::{Value, json};
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::ResourceSpans;
+use tempo_rs::proto::tempopb::trace::v1::ResourceSpans;
 use tonic::Code;
 
 use crate::client::JSON;

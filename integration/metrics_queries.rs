@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use prost::Message as _;
 use serde_json::Value;
-use tempo_rs::services::rpc::proto::tempopb;
-use tempo_rs::services::rpc::proto::tempopb::common::v1::any_value::Value as Any;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::ResourceSpans;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::Status;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::span::SpanKind;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::status::StatusCode;
+use tempo_rs::proto::tempopb;
+use tempo_rs::proto::tempopb::common::v1::any_value::Value as Any;
+use tempo_rs::proto::tempopb::trace::v1::ResourceSpans;
+use tempo_rs::proto::tempopb::trace::v1::Status;
+use tempo_rs::proto::tempopb::trace::v1::span::SpanKind;
+use tempo_rs::proto::tempopb::trace::v1::status::StatusCode;
 
 use crate::client::Client;
 use crate::otlp;

@@ -9,13 +9,13 @@ use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
-use tempo_rs::services::rpc::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
-use tempo_rs::services::rpc::proto::tempopb::common::v1::any_value::Value as Any;
-use tempo_rs::services::rpc::proto::tempopb::common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList};
-use tempo_rs::services::rpc::proto::tempopb::resource::v1::Resource;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::span::{Event, Link, SpanKind};
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::status::StatusCode;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use tempo_rs::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
+use tempo_rs::proto::tempopb::common::v1::any_value::Value as Any;
+use tempo_rs::proto::tempopb::common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList};
+use tempo_rs::proto::tempopb::resource::v1::Resource;
+use tempo_rs::proto::tempopb::trace::v1::span::{Event, Link, SpanKind};
+use tempo_rs::proto::tempopb::trace::v1::status::StatusCode;
+use tempo_rs::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
 /// Spans of a trace in comparable form: by span id and kind, each `{resource, scope, span}` with attributes sorted by key.
 pub(crate) type Spans = BTreeMap<(String, String), Value>;

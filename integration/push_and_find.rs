@@ -6,8 +6,8 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use serde_json::Value;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::ResourceSpans;
-use tempo_rs::services::rpc::proto::tempopb::{Trace, TraceByIdResponse};
+use tempo_rs::proto::tempopb::trace::v1::ResourceSpans;
+use tempo_rs::proto::tempopb::{Trace, TraceByIdResponse};
 use tonic::codec::CompressionEncoding;
 
 use crate::client::{Client, JSON, PROTOBUF};

@@ -10,11 +10,11 @@ use tempo_rs::model::ids::TraceId;
 use tempo_rs::model::otlp::regroup::regroup;
 use tempo_rs::model::otlp_table::{Fragment, build_table};
 use tempo_rs::model::span_table::SpanTable;
-use tempo_rs::services::rpc::proto::tempopb::Trace;
-use tempo_rs::services::rpc::proto::tempopb::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
-use tempo_rs::services::rpc::proto::tempopb::resource::v1::Resource;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::span::Event;
-use tempo_rs::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use tempo_rs::proto::tempopb::Trace;
+use tempo_rs::proto::tempopb::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
+use tempo_rs::proto::tempopb::resource::v1::Resource;
+use tempo_rs::proto::tempopb::trace::v1::span::Event;
+use tempo_rs::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use tempo_rs::tempodb::block::estimate;
 
 const SERVICES: [&str; 12] =

@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 /// The generated types that tests of this layer compare with.
 pub(crate) mod tempopb {
-    pub(crate) use crate::services::rpc::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
-    pub(crate) use crate::services::rpc::proto::tempopb::common::v1::{
+    pub(crate) use crate::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
+    pub(crate) use crate::proto::tempopb::common::v1::{
         AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList, any_value::Value,
     };
-    pub(crate) use crate::services::rpc::proto::tempopb::resource::v1::Resource;
-    pub(crate) use crate::services::rpc::proto::tempopb::trace::v1::span::{Event, Link};
-    pub(crate) use crate::services::rpc::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
-    pub(crate) use crate::services::rpc::proto::tempopb::{PushBytesRequest, Trace};
+    pub(crate) use crate::proto::tempopb::resource::v1::Resource;
+    pub(crate) use crate::proto::tempopb::trace::v1::span::{Event, Link};
+    pub(crate) use crate::proto::tempopb::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+    pub(crate) use crate::proto::tempopb::{PushBytesRequest, Trace};
 }
 
 use tempopb::*;

@@ -15,10 +15,10 @@ use tracing::{info, warn};
 use super::job::{Job, Status};
 use super::work::WorkCache;
 use crate::model::ids::{TenantId, TraceId};
+use crate::proto::tempopb::{RedactionBatch, RedactionBatches, TraceQlSelector};
 use crate::services::rpc::backend_scheduler::{
     JobId, JobType, RedactionMode, RedactionRequest, RedactionWork, TraceSelection, Window, Work,
 };
-use crate::services::rpc::proto::tempopb::{RedactionBatch, RedactionBatches, TraceQlSelector};
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
 
 /// Timing of redactions.

@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
     use crate::modules::query_frontend::respond::Format;
-    use crate::services::rpc::proto::tempopb;
+    use crate::proto::tempopb;
     use crate::services::rpc::search::Inspection;
     use crate::traceql::metrics::Sample;
     use crate::traceql::types::Static;

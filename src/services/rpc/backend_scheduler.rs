@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::proto::tempopb;
 use super::status::CallError;
 use crate::model::ids::{TenantId, TraceId};
+use crate::proto::tempopb;
 use crate::tempodb::block::meta::BlockId;
 
 pub mod grpc;

@@ -8,7 +8,6 @@ pub mod backend_scheduler;
 pub mod block_list;
 pub mod message;
 pub mod metrics_query;
-pub mod proto;
 pub mod querier;
 pub mod search;
 pub mod snappy_requests;

@@ -9,8 +9,8 @@ use tonic::Code;
 
 use crate::model::otlp::regroup::Rejected;
 use crate::modules::distributor::error::PushError;
-use crate::services::rpc::proto::google::rpc::{RetryInfo, Status};
-use crate::services::rpc::proto::opentelemetry::proto::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
+use crate::proto::google::rpc::{RetryInfo, Status};
+use crate::proto::opentelemetry::proto::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use crate::services::rpc::status::grpc_code;
 
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";

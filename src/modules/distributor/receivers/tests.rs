@@ -15,10 +15,10 @@ use crate::model::otlp::testing::{request, scope_spans, span};
 use crate::modules::distributor::limits::TenantLimits;
 use crate::modules::distributor::options::{GrpcOptions, HttpOptions};
 use crate::modules::distributor::testing::{MemoryLog, distributor};
+use crate::proto::google::rpc::{RetryInfo, Status as RpcStatus};
+use crate::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceResponse;
+use crate::proto::opentelemetry::proto::collector::trace::v1::trace_service_client::TraceServiceClient;
 use crate::services::ingest_log::LogError;
-use crate::services::rpc::proto::google::rpc::{RetryInfo, Status as RpcStatus};
-use crate::services::rpc::proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceResponse;
-use crate::services::rpc::proto::opentelemetry::proto::collector::trace::v1::trace_service_client::TraceServiceClient;
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
@@ -237,7 +237,7 @@ async fn grpc_refuses_what_is_no_export() {
     };
     assert_eq!(reply, 415);
     let channel = Channel::from_shared(format!("http://{}", server.grpc)).unwrap().connect().await.unwrap();
-    let mut other = crate::services::rpc::proto::tempopb::pusher_client::PusherClient::new(channel);
+    let mut other = crate::proto::tempopb::pusher_client::PusherClient::new(channel);
     assert_eq!(
         other.push_bytes(crate::model::otlp::testing::tempopb::PushBytesRequest::default()).await.unwrap_err().code(),
         Code::Unimplemented

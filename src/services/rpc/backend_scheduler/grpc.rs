@@ -12,12 +12,12 @@ use super::wire;
 use super::{AssignedJob, BackendScheduler, BackendSchedulerPort, JobId, JobReport, RedactionRequest, SubmittedRedaction, WorkerHello};
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::TenantId;
-use crate::services::grpc_client::config::GrpcClientConfig;
-use crate::services::rpc::proto::tempopb::backend_scheduler_client::BackendSchedulerClient;
-use crate::services::rpc::proto::tempopb::backend_scheduler_server::{BackendScheduler as Service, BackendSchedulerServer};
-use crate::services::rpc::proto::tempopb::{
+use crate::proto::tempopb::backend_scheduler_client::BackendSchedulerClient;
+use crate::proto::tempopb::backend_scheduler_server::{BackendScheduler as Service, BackendSchedulerServer};
+use crate::proto::tempopb::{
     NextJobRequest, NextJobResponse, SubmitRedactionRequest, SubmitRedactionResponse, UpdateJobStatusRequest, UpdateJobStatusResponse,
 };
+use crate::services::grpc_client::config::GrpcClientConfig;
 use crate::services::rpc::snappy_requests::SnappyRequests;
 use crate::services::rpc::status::{CallError, class_of, grpc_code};
 

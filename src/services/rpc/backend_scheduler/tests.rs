@@ -11,8 +11,8 @@ use super::grpc::{RemoteScheduler, SchedulerService};
 use super::wire::*;
 use super::*;
 use crate::base::error_class::ErrorClass;
+use crate::proto::tempopb::{JobDetail, NextJobResponse, SubmitRedactionRequest, TraceQlSelector, UpdateJobStatusRequest};
 use crate::services::grpc_client::config::GrpcClientConfig;
-use crate::services::rpc::proto::tempopb::{JobDetail, NextJobResponse, SubmitRedactionRequest, TraceQlSelector, UpdateJobStatusRequest};
 
 fn block(number: u128) -> BlockId {
     BlockId(uuid::Uuid::from_u128(number))

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::base::error_class::ErrorClass;
 use crate::model::ids::{TenantId, TraceId};
-use crate::services::rpc::proto::tempopb::{
+use crate::proto::tempopb::{
     CompactionDetail, JobDetail, JobStatus, NextJobResponse, RedactionDetail, RedactionResult, RetentionDetail, RewriteDetail,
     SubmitRedactionRequest, TraceQlSelector, UpdateJobStatusRequest, submit_redaction_request::Selector,
 };
