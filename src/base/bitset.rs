@@ -76,6 +76,20 @@ impl Bitset {
         self.words.iter().enumerate().flat_map(|(index, word)| Ones { word: *word, base: index * BITS })
     }
 
+    /// Returns the members in ascending order, of a set that is below `u32::MAX`.
+    pub fn to_indices(&self) -> Vec<u32> {
+        let mut indices = Vec::with_capacity(self.count());
+        for (index, word) in self.words.iter().enumerate() {
+            let base = index * BITS;
+            if *word == u64::MAX {
+                indices.extend(base as u32..(base + BITS) as u32);
+            } else {
+                indices.extend(Ones { word: *word, base }.map(|member| member as u32));
+            }
+        }
+        indices
+    }
+
     /// Returns the members within `range` in ascending order.
     pub fn iter_range(&self, range: Range<usize>) -> impl Iterator<Item = usize> + '_ {
         let words = if range.is_empty() { 0..0 } else { range.start / BITS..(range.end - 1) / BITS + 1 };
@@ -178,6 +192,7 @@ mod tests {
             let expected: Vec<usize> = range.clone().filter(|i| set.contains(*i)).collect();
             prop_assert_eq!(set.iter_range(range.clone()).collect::<Vec<_>>(), expected.clone());
             prop_assert_eq!(set.count_range(range.clone()), expected.len());
+            prop_assert_eq!(set.to_indices(), set.iter().map(|member| member as u32).collect::<Vec<_>>());
             prop_assert_eq!(set.intersects_range(range.clone()), !expected.is_empty());
             let mut with_range = Bitset::new(len);
             with_range.insert_range(range.clone());
@@ -194,6 +209,7 @@ mod tests {
             prop_assert_eq!(rest.count() + set.count(), len);
             rest.unite(&set);
             prop_assert_eq!(&rest, &Bitset::full(len));
+            prop_assert_eq!(rest.to_indices(), (0..len as u32).collect::<Vec<_>>());
             rest.intersect(&set);
             prop_assert_eq!(rest, set);
         }

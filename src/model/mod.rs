@@ -2,12 +2,13 @@
 
 pub mod any_value;
 pub mod combine;
-mod same_rows;
 mod definition;
 pub mod ids;
+mod kept_rows;
 pub mod link;
 pub mod otlp;
 pub mod otlp_table;
+mod same_rows;
 pub mod span_table;
 pub mod strings;
 pub mod trace_numbers;

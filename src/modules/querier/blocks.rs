@@ -9,8 +9,8 @@ use futures::stream::{self, StreamExt as _};
 use tracing::warn;
 
 use super::metrics::{BACKEND_PROCESSING, SKIPPED_BLOCKS};
-use super::projection::{candidate_rows, row_group_may_match};
 use super::pruning::{candidate_groups, probes_of};
+use super::row_finder::RowFinder;
 use super::row_group_order::{OrderedGroup, in_search_order};
 use super::{CancelOnDrop, Querier};
 use crate::model::ids::TenantId;
@@ -22,13 +22,13 @@ use crate::services::rpc::status::CallError;
 use crate::services::span_search::{Place, SearchedTable, inspection_of, plan_search, tag_selection, wanted_matches};
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::meta::{BlockId, BlockMeta};
-use crate::tempodb::block::read::{BlockReader, FetchedRowGroup, ReadMeter};
+use crate::tempodb::block::read::{BlockReader, ReadMeter};
 use crate::tempodb::block::selection::RowSelection;
 use crate::tempodb::db::DbError;
 use crate::tempodb::metrics::FILTER_FALSE_POSITIVES;
 use crate::tempodb::trace_filter::lookup::Candidate;
 use crate::traceql::engine::projection::FetchColumn;
-use crate::traceql::engine::{self, HitRows, Plan, hits};
+use crate::traceql::engine::{self, HitRows, hits};
 use crate::traceql::order::SearchOrder;
 use crate::traceql::result::{SearchCollector, SearchRequest};
 use crate::traceql::tags::{TagNames, TagValues};
@@ -179,25 +179,26 @@ impl Querier {
         let mut seen = Inspection::default();
         let in_file = groups(&reader, row_groups);
         let promising = promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group));
+        let mut finder = RowFinder::new(&reader, &fetch, plan.prefilter(), &meter, &self.cpu);
         for OrderedGroup { group, bounds } in in_search_order(&reader, promising, plan.order())? {
             // A block holds a trace once, so none of these is held.
-            let is_wanted = plan.may_refuse() || collector.wants_within(bounds);
-            if !is_wanted || !row_group_may_match(&reader, group, &fetch, &meter, &self.cpu).await? {
+            if !plan.may_refuse() && !collector.wants_within(bounds) {
                 continue;
             }
-            let candidates = candidate_rows(&reader, group, &fetch, &meter, &self.cpu).await?;
-            if candidates.as_ref().is_some_and(RowSelection::is_empty) {
+            let to_read = finder.rows_of(group).await?;
+            if to_read.is_nothing() {
                 continue;
             }
-            let fetched = reader.fetch_row_group(group, &conditions, candidates.as_ref(), &meter).await?;
+            let fetched = reader.fetch_row_group(group, &conditions, to_read.selection(), &meter).await?;
             let task = (Arc::clone(&plan), Arc::clone(&request), Arc::clone(&cancel.0));
-            let (kept, matches) = self
+            let (kept, matches, table) = self
                 .on_cpu("search_row_group", move || {
                     let (plan, request, cancelled) = task;
-                    let table = fetched.decode()?;
+                    let mut table = fetched.decode()?;
                     let searched = SearchedTable { table: &table, rows: None, place: Place::Block };
                     let matches = wanted_matches(&plan, &request, searched, &collector, &cancelled)?;
-                    Ok::<_, JobError>((collector, matches))
+                    table.keep_rows(matches.rows());
+                    Ok::<_, JobError>((collector, matches, table))
                 })
                 .await??;
             collector = kept;
@@ -205,19 +206,21 @@ impl Querier {
             if matches.traces.is_empty() {
                 continue;
             }
-            let rows = RowSelection::from_rows(matches.rows().filter_map(|row| match &candidates {
-                Some(candidates) => candidates.row(row),
+            let rows = RowSelection::from_rows(matches.rows().filter_map(|row| match to_read.selection() {
+                Some(selection) => selection.row(row),
                 None => Some(row),
             }));
-            let fetched = reader.fetch_row_group(group, &results, Some(&rows), &meter).await?;
+            let rest = reader.fetch_rest(group, &results, &conditions, &rows, &meter).await?;
             let plan = Arc::clone(&plan);
-            let found = self.on_cpu("show_matches", move || show(&plan, &fetched, &matches)).await??;
+            let show = move || Ok::<_, BlockReadError>(hits(&plan, &matches, &rest.decode(table)?, HitRows::MatchesOnly));
+            let found = self.on_cpu("show_matches", show).await??;
             collector.add_all(found);
             // What row groups of an order are left is told by their bounds.
             if collector.can_stop(u32::MAX) {
                 break;
             }
         }
+        seen.add(finder.passed_over());
         let inspection = Inspection { traces: seen.traces, spans: seen.spans, ..inspection(&meter) };
         Ok(SearchReply { hits: collector.finish(), inspection })
     }
@@ -307,15 +310,6 @@ impl Querier {
         }
         Ok(TagValuesReply { truncated: values.is_exhausted(), values: values.into_values(), inspection: inspection(&meter) })
     }
-}
-
-/// Decodes what results show and builds the hits.
-fn show(
-    plan: &Plan,
-    fetched: &FetchedRowGroup,
-    matches: &engine::Matches,
-) -> Result<Vec<crate::traceql::result::TraceHit>, BlockReadError> {
-    Ok(hits(plan, matches, &fetched.decode()?, HitRows::MatchesOnly))
 }
 
 /// Returns the row groups of a job that the file has.

@@ -16,6 +16,7 @@ mod projection;
 mod row_group_order;
 mod pruning;
 mod replicas;
+mod row_finder;
 mod series;
 #[cfg(test)]
 mod side_tests;

@@ -8,8 +8,8 @@ use std::time::Instant;
 use futures::future::try_join_all;
 
 use super::blocks::{JobError, groups, inspection, observe};
-use super::projection::{candidate_rows, row_group_may_match};
 use super::pruning::{candidate_groups, condition_probes};
+use super::row_finder::RowFinder;
 use super::{CancelOnDrop, Querier};
 use crate::model::ids::TenantId;
 use crate::services::block_projection::projection_of;
@@ -22,7 +22,6 @@ use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::meta::BlockMeta;
 use crate::tempodb::block::prune::{IntColumn, Range as Known};
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
-use crate::tempodb::block::selection::RowSelection;
 use crate::traceql::metrics::{RawMetrics, SumStage, Window};
 
 impl Querier {
@@ -85,18 +84,16 @@ impl Querier {
         };
         let mut raw = RawMetrics::new(&plan, job_options(request, window)).map_err(engine_error)?;
         let mut seen = Inspection::default();
+        let mut finder = RowFinder::new(&reader, &fetch, plan.prefilter(), &meter, &self.cpu);
         for group in promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group)) {
             if raw.is_full() {
                 break;
             }
-            if !row_group_may_match(&reader, group, &fetch, &meter, &self.cpu).await? {
+            let to_read = finder.rows_of(group).await?;
+            if to_read.is_nothing() {
                 continue;
             }
-            let candidates = candidate_rows(&reader, group, &fetch, &meter, &self.cpu).await?;
-            if candidates.as_ref().is_some_and(RowSelection::is_empty) {
-                continue;
-            }
-            let fetched = reader.fetch_row_group(group, &projection, candidates.as_ref(), &meter).await?;
+            let fetched = reader.fetch_row_group(group, &projection, to_read.selection(), &meter).await?;
             let cancelled = Arc::clone(&cancel.0);
             let (counted, inspected) = self
                 .on_cpu("count_row_group", move || {
@@ -108,6 +105,7 @@ impl Querier {
             raw = counted;
             seen.add(inspection_of(inspected));
         }
+        seen.add(finder.passed_over());
         let series = self.on_cpu("finish_series", move || raw.finish()).await?;
         let inspection = Inspection { traces: seen.traces, spans: seen.spans, ..inspection(&meter) };
         Ok(MetricsReply { series, inspection, is_whole })

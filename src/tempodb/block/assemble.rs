@@ -19,11 +19,11 @@ use super::decode::{DecodeError, sink};
 use super::derive::Derived;
 use super::error::BlockReadError;
 use super::file::{BlockFile, FileLeaf};
-use super::projection::Projection;
+use super::projection::{AttrSelection, Projection};
 use super::schema::{Column, Level, ValueType};
 use super::selection::RowSelection;
 use crate::model::ids::{SpanId, TraceId};
-use crate::model::span_table::{Offsets, SpanTable};
+use crate::model::span_table::{Attrs, Offsets, SpanTable};
 use crate::model::strings::{StrId, StringPool};
 
 /// The bytes of some columns of a row group, and how to read them.
@@ -63,12 +63,19 @@ const EVENT_STRUCTURE: [Column; 3] = [Column::DroppedAttributes(Level::Event), C
 const LINK_STRUCTURE: [Column; 2] = [Column::DroppedAttributes(Level::Link), Column::LinkSpanId];
 const STATS_STRUCTURE: [Column; 2] = [Column::StatsErrorCount, Column::StatsSpanCount];
 
-/// Returns the leaves outside attributes that `wanted` needs; some of them may not be in the file.
+/// Returns the leaves that tell which traces and spans there are.
+pub(super) fn skeleton_columns(file: &BlockFile) -> Vec<Column> {
+    [Column::TraceId].into_iter().chain(structure_column(&SPAN_STRUCTURE, file)).collect()
+}
+
+fn structure_column(columns: &[Column], file: &BlockFile) -> Option<Column> {
+    columns.iter().copied().find(|&column| file.leaf(column).is_some())
+}
+
+/// Returns the leaves outside attributes and the skeleton that `wanted` needs; some of them may not be in the file.
 pub(super) fn columns_of(wanted: &Projection, file: &BlockFile) -> Vec<Column> {
     let projection = &*Derived::of(wanted, file).with_sources(wanted);
-    let structure = |columns: &[Column]| columns.iter().copied().find(|&column| file.leaf(column).is_some());
-    let mut columns = vec![Column::TraceId];
-    columns.extend(structure(&SPAN_STRUCTURE));
+    let mut columns = Vec::new();
     let mut add = |wanted: bool, list: &[Column]| {
         if wanted {
             columns.extend_from_slice(list);
@@ -109,10 +116,10 @@ pub(super) fn columns_of(wanted: &Projection, file: &BlockFile) -> Vec<Column> {
     add(l.trace_state, &[Column::LinkTraceState]);
     add(l.dropped_attributes, &[Column::DroppedAttributes(Level::Link)]);
     if e.any() {
-        columns.extend(structure(&EVENT_STRUCTURE));
+        columns.extend(structure_column(&EVENT_STRUCTURE, file));
     }
     if l.any() {
-        columns.extend(structure(&LINK_STRUCTURE));
+        columns.extend(structure_column(&LINK_STRUCTURE, file));
         columns.push(Column::SpanLinks);
     }
     columns
@@ -130,14 +137,27 @@ impl<'a> Assembler<'a> {
         let mut table = SpanTable::default();
         table.traces.ids = self.trace_ids()?;
         self.assemble_structure(&mut table)?;
-        self.assemble_traces(projection, &mut table)?;
-        self.assemble_resources_and_scopes(projection, &mut table)?;
-        self.assemble_spans(projection, &mut table)?;
-        self.assemble_events(projection, &mut table)?;
-        self.assemble_links(projection, &mut table)?;
-        table.strings = std::mem::take(&mut self.pool);
+        self.assemble_columns(projection, &mut table)?;
         derived.complete(&mut table, wanted);
         Ok(table)
+    }
+
+    /// Decodes further columns of the rows that `table` holds. `rest` asks for nothing that must be derived.
+    pub(super) fn assemble_rest(&mut self, rest: &Projection, mut table: SpanTable) -> Result<SpanTable, BlockReadError> {
+        self.pool = std::mem::take(&mut table.strings);
+        self.assemble_columns(rest, &mut table)?;
+        Ok(table)
+    }
+
+    /// Decodes columns below the skeleton of `table`; those that are not asked for stay as they are.
+    fn assemble_columns(&mut self, projection: &Projection, table: &mut SpanTable) -> Result<(), BlockReadError> {
+        self.assemble_traces(projection, table)?;
+        self.assemble_resources_and_scopes(projection, table)?;
+        self.assemble_spans(projection, table)?;
+        self.assemble_events(projection, table)?;
+        self.assemble_links(projection, table)?;
+        table.strings = std::mem::take(&mut self.pool);
+        Ok(())
     }
 
     /// Decodes the trace ids of the fetched rows.
@@ -180,14 +200,14 @@ impl<'a> Assembler<'a> {
         let resources = &mut table.resources;
         self.strings(want.service_name, Column::ResourceServiceName, count, &mut resources.service_name)?;
         self.ints(want.dropped_attributes, Column::DroppedAttributes(Level::Resource), count, &mut resources.dropped_attributes)?;
-        resources.attrs = self.attrs(Level::Resource, &want.attrs, count)?;
+        self.attrs_of(Level::Resource, &want.attrs, count, &mut resources.attrs)?;
 
         let (want, count) = (&projection.scopes, table.resources.scopes.total());
         let scopes = &mut table.scopes;
         self.strings(want.name, Column::ScopeName, count, &mut scopes.name)?;
         self.strings(want.version, Column::ScopeVersion, count, &mut scopes.version)?;
         self.ints(want.dropped_attributes, Column::DroppedAttributes(Level::Scope), count, &mut scopes.dropped_attributes)?;
-        scopes.attrs = self.attrs(Level::Scope, &want.attrs, count)?;
+        self.attrs_of(Level::Scope, &want.attrs, count, &mut scopes.attrs)?;
         Ok(())
     }
 
@@ -210,7 +230,7 @@ impl<'a> Assembler<'a> {
         self.ints(want.dropped_attributes, Column::DroppedAttributes(Level::Span), count, &mut spans.dropped_attributes)?;
         self.ints(want.dropped_events, Column::DroppedEvents, count, &mut spans.dropped_events)?;
         self.ints(want.dropped_links, Column::DroppedLinks, count, &mut spans.dropped_links)?;
-        spans.attrs = self.attrs(Level::Span, &want.attrs, count)?;
+        self.attrs_of(Level::Span, &want.attrs, count, &mut spans.attrs)?;
         Ok(())
     }
 
@@ -228,7 +248,7 @@ impl<'a> Assembler<'a> {
         let (events, count) = (&mut table.events, table.spans.events.total());
         self.strings(want.name, Column::EventName, count, &mut events.name)?;
         self.ints(want.dropped_attributes, Column::DroppedAttributes(Level::Event), count, &mut events.dropped_attributes)?;
-        events.attrs = self.attrs(Level::Event, &want.attrs, count)?;
+        self.attrs_of(Level::Event, &want.attrs, count, &mut events.attrs)?;
         Ok(())
     }
 
@@ -246,7 +266,7 @@ impl<'a> Assembler<'a> {
         self.ids(want.span_id, Column::LinkSpanId, count, SpanId::from_bytes, &mut links.span_id)?;
         self.strings(want.trace_state, Column::LinkTraceState, count, &mut links.trace_state)?;
         self.ints(want.dropped_attributes, Column::DroppedAttributes(Level::Link), count, &mut links.dropped_attributes)?;
-        links.attrs = self.attrs(Level::Link, &want.attrs, count)?;
+        self.attrs_of(Level::Link, &want.attrs, count, &mut links.attrs)?;
         Ok(())
     }
 
@@ -309,6 +329,13 @@ impl<'a> Assembler<'a> {
         let present = values.is_some();
         let ids = values.unwrap_or_default().into_ids(&mut self.pool).map_err(|cause| self.error(column, cause))?;
         *out = self.filled(column, present, ids, count)?;
+        Ok(())
+    }
+
+    fn attrs_of(&mut self, level: Level, selection: &AttrSelection, owners: usize, out: &mut Attrs) -> Result<(), BlockReadError> {
+        if !selection.is_none() {
+            *out = self.attrs(level, selection, owners)?;
+        }
         Ok(())
     }
 

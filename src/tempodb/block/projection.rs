@@ -99,6 +99,20 @@ impl AttrSelection {
     pub fn is_none(&self) -> bool {
         *self == Self::None
     }
+
+    /// Selects nothing if all is among `known`.
+    fn leave_out(&mut self, known: &Self) {
+        let is_known = match (&*self, known) {
+            (Self::None, _) | (_, Self::All) => true,
+            (Self::Keys(wanted), Self::Keys(known)) => {
+                wanted.iter().all(|wanted| known.iter().any(|known| known.key == wanted.key && known.kinds.contains(wanted.kinds)))
+            }
+            (Self::All, Self::Keys(_) | Self::None) | (Self::Keys(_), Self::None) => false,
+        };
+        if is_known {
+            *self = Self::None;
+        }
+    }
 }
 
 /// One attribute key and the kinds of values of interest.
@@ -189,6 +203,40 @@ impl Projection {
                 attrs: AttrSelection::All,
             },
         }
+    }
+}
+
+/// Leaves columns out that are known.
+macro_rules! leave_out {
+    ($wanted:expr, $known:expr, $($column:ident)*) => { $($wanted.$column &= !$known.$column;)* };
+}
+
+impl Projection {
+    /// Returns what of this is not in a table that was decoded with `known`. A level of attributes, events or links of which anything is
+    /// missing is asked for as a whole.
+    pub(super) fn without(&self, known: &Self) -> Self {
+        let mut rest = self.clone();
+        leave_out!(rest.traces, known.traces, start end duration root_service_name root_span_name service_stats);
+        leave_out!(rest.resources, known.resources, service_name dropped_attributes);
+        leave_out!(rest.scopes, known.scopes, name version dropped_attributes);
+        leave_out!(rest.spans, known.spans, span_id parent_span_id nested_set child_count name kind trace_state start duration);
+        leave_out!(rest.spans, known.spans, status_code status_message dropped_attributes dropped_events dropped_links);
+        rest.resources.attrs.leave_out(&known.resources.attrs);
+        rest.scopes.attrs.leave_out(&known.scopes.attrs);
+        rest.spans.attrs.leave_out(&known.spans.attrs);
+        let mut events = rest.events.clone();
+        leave_out!(events, known.events, offsets time_since_start name dropped_attributes);
+        events.attrs.leave_out(&known.events.attrs);
+        if !events.any() {
+            rest.events = events;
+        }
+        let mut links = rest.links.clone();
+        leave_out!(links, known.links, offsets trace_id span_id trace_state dropped_attributes);
+        links.attrs.leave_out(&known.links.attrs);
+        if !links.any() {
+            rest.links = links;
+        }
+        rest
     }
 }
 

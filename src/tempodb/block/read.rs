@@ -19,6 +19,7 @@ use super::attrs;
 use super::bloom::{self, BloomShard};
 use super::decode::chunk::Pages;
 use super::decode::strings::Dictionary;
+use super::derive::Derived;
 use super::dictionary_cache::DictionaryCache;
 use super::error::BlockReadError;
 use super::file::{BlockFile, FileLeaf, GroupIndex, TAIL_BYTES};
@@ -291,8 +292,31 @@ impl BlockReader {
         Ok(FetchedRowGroup { fetched, projection: projection.clone(), meta: Arc::clone(&self.meta), options: self.options.clone() })
     }
 
+    /// Fetches what of `wanted` is not in a table of the same rows that was decoded with `known`.
+    pub async fn fetch_rest(
+        &self,
+        group: usize,
+        wanted: &Projection,
+        known: &Projection,
+        rows: &RowSelection,
+        meter: &ReadMeter,
+    ) -> Result<FetchedRest, BlockReadError> {
+        if Derived::of(wanted, &self.file) != Derived::default() {
+            return Ok(FetchedRest::Everything(self.fetch_row_group(group, wanted, Some(rows), meter).await?));
+        }
+        let projection = wanted.without(known);
+        let fetched = self.fetch(group, &self.columns_below_skeleton(&projection), Some(rows), meter).await?;
+        Ok(FetchedRest::Rest(FetchedRowGroup { fetched, projection, meta: Arc::clone(&self.meta), options: self.options.clone() }))
+    }
+
     /// Returns the columns that decoding `projection` takes.
     pub(super) fn columns_of(&self, projection: &Projection) -> Vec<Column> {
+        let mut columns = assemble::skeleton_columns(&self.file);
+        columns.extend(self.columns_below_skeleton(projection));
+        columns
+    }
+
+    fn columns_below_skeleton(&self, projection: &Projection) -> Vec<Column> {
         let mut columns = assemble::columns_of(projection, &self.file);
         for (level, selection) in [
             (Level::Resource, &projection.resources.attrs),
@@ -432,12 +456,37 @@ pub struct FetchedRowGroup {
 impl FetchedRowGroup {
     /// Decodes what was asked for. CPU-bound: about half a microsecond a span for all columns.
     pub fn decode(&self) -> Result<SpanTable, BlockReadError> {
+        self.assemble(|assembler| assembler.assemble(&self.projection))
+    }
+
+    fn assemble(
+        &self,
+        assemble: impl FnOnce(&mut Assembler<'_>) -> Result<SpanTable, BlockReadError>,
+    ) -> Result<SpanTable, BlockReadError> {
         let mut assembler = Assembler::new(&self.fetched);
-        let table = assembler.assemble(&self.projection);
+        let table = assemble(&mut assembler);
         for (leaf, dictionary) in &assembler.decoded {
             self.options.dictionaries.put((self.meta.block_id, self.fetched.group, *leaf), dictionary);
         }
         table
+    }
+}
+
+/// Bytes of what completes a table.
+#[derive(Debug)]
+pub enum FetchedRest {
+    Rest(FetchedRowGroup),
+    /// Columns that the file lacks are derived from others, so that all is decoded again.
+    Everything(FetchedRowGroup),
+}
+
+impl FetchedRest {
+    /// Returns `known`, which has the rows that were named, with all that was wanted. CPU-bound.
+    pub fn decode(&self, known: SpanTable) -> Result<SpanTable, BlockReadError> {
+        match self {
+            Self::Rest(fetched) => fetched.assemble(|assembler| assembler.assemble_rest(&fetched.projection, known)),
+            Self::Everything(fetched) => fetched.decode(),
+        }
     }
 }
 

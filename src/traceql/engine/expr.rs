@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// Rough cost of evaluating the node on all spans, for ordering only.
-    fn cost(&self) -> u32 {
+    pub(super) fn cost(&self) -> u32 {
         match self {
             Self::Const(_) => 0,
             Self::All(nodes) | Self::Any(nodes) => nodes.iter().map(Self::cost).sum::<u32>() + 1,

@@ -23,6 +23,7 @@ mod filter;
 mod levels;
 mod pipeline;
 mod plan;
+pub mod prefilter;
 pub mod projection;
 mod pruning;
 mod relatives;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::prefilter::Prefilter;
 use super::projection::{FetchColumn, FetchKinds, FetchSpec};
 use crate::traceql::ast::{
     Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, MetricsNode, Owner, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
@@ -23,6 +24,7 @@ pub struct Plan {
     pub(super) shows_name: bool,
     fetch: FetchSpec,
     result_fetch: FetchSpec,
+    prefilter: Option<Arc<Prefilter>>,
     order: SearchOrder,
 }
 
@@ -110,12 +112,18 @@ impl Plan {
         selected(pipeline, &mut |attribute| shown.add(attribute, None));
         let ShownList { list: shown, shows_name } = shown;
         let result_fetch = result_fetch(&shown, shows_name);
-        Ok(Self { stages, shown, shows_name, fetch, result_fetch, order: SearchOrder::of(query)? })
+        let prefilter = Prefilter::new(&stages, &fetch).map(Arc::new);
+        Ok(Self { stages, shown, shows_name, fetch, result_fetch, prefilter, order: SearchOrder::of(query)? })
     }
 
     /// What [`evaluate`](super::evaluate) reads. With a time range or duration bound in the request, add [`FetchColumn::TraceTimes`].
     pub fn fetch(&self) -> &FetchSpec {
         &self.fetch
+    }
+
+    /// What tells traces that cannot match before all of [`Plan::fetch`] is read.
+    pub fn prefilter(&self) -> Option<&Arc<Prefilter>> {
+        self.prefilter.as_ref()
     }
 
     /// What [`hits`](super::hits) reads of the matching traces.

@@ -12,14 +12,21 @@ use super::condition::Condition;
 use super::expr::{Node, Test};
 use super::plan::{PlanStage, Spansets};
 
-/// Returns the conditions implied by the stages up to one that may fail: each filter on the way must keep some span.
+/// Returns the conditions implied by the stages: each of [`required_filters`] must keep some span.
 pub(super) fn conditions(stages: &[PlanStage]) -> Vec<FetchCondition> {
+    let mut found = Vec::new();
+    required_filters(stages).into_iter().for_each(|filter| of_node(filter, &mut found));
+    found
+}
+
+/// Returns the filters that each keep some span of every matching trace, up to a stage that may fail.
+pub(super) fn required_filters(stages: &[PlanStage]) -> Vec<&Node> {
     let mut found = Vec::new();
     of_stages(stages, &mut found);
     found
 }
 
-fn of_stages(stages: &[PlanStage], found: &mut Vec<FetchCondition>) {
+fn of_stages<'p>(stages: &'p [PlanStage], found: &mut Vec<&'p Node>) {
     for stage in stages.iter().take_while(|stage| !stage.may_fail()) {
         match stage {
             PlanStage::Spansets(spansets) => of_spansets(spansets, found),
@@ -35,9 +42,9 @@ fn of_stages(stages: &[PlanStage], found: &mut Vec<FetchCondition>) {
     }
 }
 
-fn of_spansets(spansets: &Spansets, found: &mut Vec<FetchCondition>) {
+fn of_spansets<'p>(spansets: &'p Spansets, found: &mut Vec<&'p Node>) {
     match spansets {
-        Spansets::Filter(node) => of_node(node, found),
+        Spansets::Filter(node) => found.push(node),
         Spansets::Join { op, lhs, rhs } => match op {
             SpansetOp::And | SpansetOp::Structural { relation: _, form: StructuralForm::Plain | StructuralForm::Union } => {
                 of_spansets(lhs, found);

@@ -13,6 +13,7 @@ use super::expr::{Level, Node};
 use super::filter::Evaluator;
 use super::pipeline::{Run, State};
 use super::plan::{PlanStage, Spansets, fetch_of, selected, stages, visit_stages};
+use super::prefilter::Prefilter;
 
 pub(in crate::traceql) use super::levels::OwnerCursor;
 
@@ -50,6 +51,11 @@ impl SpanSource {
 
     pub(in crate::traceql) fn attributes(&self) -> &[Attribute] {
         &self.attributes
+    }
+
+    /// Returns what tells traces of which no span is kept before all of `fetch` is read.
+    pub(in crate::traceql) fn prefilter(&self, fetch: &FetchSpec) -> Option<Prefilter> {
+        Prefilter::new(&self.stages, fetch)
     }
 
     /// Whether no span of any trace is kept.

@@ -62,19 +62,15 @@ impl RawCompare {
         }
         let table = spans.table();
         let is_selected = selected(function, spans, chosen);
-        let mut totals: Vec<[Option<u32>; 2]> = Vec::new();
-        let tally = Tally::new(table, chosen, &is_selected, |Total { key, name, side, interval, weight }| {
-            if totals.len() <= key {
-                totals.resize(key + 1, [None; 2]);
-            }
-            let row = &mut totals[key][side];
-            if row.is_none() {
-                *row = Some(self.series.row(&meta_labels(TOTALS[side], name, Static::Nil)).unwrap_or(NO_ROW));
-            }
-            if let Some(row) = row.filter(|row| *row != NO_ROW) {
+        let tally = Tally::new(table, chosen, &is_selected);
+        let mut rows = vec![[None; 2]; tally.keys().len()];
+        for Total { key, side, interval, weight } in tally.totals() {
+            let labels = || meta_labels(TOTALS[side], &tally.keys()[key], Static::Nil);
+            let row = *rows[key][side].get_or_insert_with(|| self.series.row(&labels()).unwrap_or(NO_ROW));
+            if row != NO_ROW {
                 self.series.add(row, interval, 0.0, weight);
             }
-        });
+        }
         let rows = self.rows(&tally, function.top_n);
         tally.count(&rows, |row, interval, weight| self.series.add(row, interval, 0.0, weight));
         self.add_exemplars(table, chosen, &is_selected);

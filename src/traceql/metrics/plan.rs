@@ -6,6 +6,7 @@ use crate::traceql::ast::{
     ArithmeticOp, Attribute, Compare, Intrinsic, MetricsExpr, MetricsFunction, MetricsNode, MetricsQuery, Query, QueryBody, SecondStage,
 };
 use crate::traceql::engine::EngineError;
+use crate::traceql::engine::prefilter::Prefilter;
 use crate::traceql::engine::projection::{FetchColumn, FetchCondition, FetchKeys, FetchKinds, FetchSpec};
 use crate::traceql::engine::source::{SpanFilter, SpanSource};
 use crate::traceql::rewrite::or_to_in;
@@ -20,6 +21,7 @@ struct Inner {
     parts: Vec<Part>,
     expr: PlanExpr,
     fetch: FetchSpec,
+    prefilter: Option<Arc<Prefilter>>,
     exemplars: Option<u32>,
     sampling: Sampling,
     extrapolates: bool,
@@ -121,12 +123,19 @@ impl MetricsPlan {
             Some(Static::Bool(false)) => Some(0),
             _ => None,
         };
-        Ok(Self(Arc::new(Inner { parts, expr, fetch, exemplars, sampling, extrapolates })))
+        // several sub-queries need the traces of any
+        let prefilter = if let [only] = parts.as_slice() { only.source.prefilter(&fetch).map(Arc::new) } else { None };
+        Ok(Self(Arc::new(Inner { parts, expr, fetch, prefilter, exemplars, sampling, extrapolates })))
     }
 
     /// What [`super::RawMetrics::add`] reads. Callers may add [`super::Window::condition`].
     pub fn fetch(&self) -> &FetchSpec {
         &self.0.fetch
+    }
+
+    /// What tells traces of which no span counts before all of [`MetricsPlan::fetch`] is read.
+    pub fn prefilter(&self) -> Option<&Arc<Prefilter>> {
+        self.0.prefilter.as_ref()
     }
 
     /// Whether no span can match, so that nothing needs to be read; the answer still comes from [`super::FinalStage`].

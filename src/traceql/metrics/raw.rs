@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use foldhash::fast::FixedState;
@@ -18,7 +19,7 @@ use super::exemplars::Exemplars;
 use super::plan::{Function, Part, SampleRate};
 use super::series::{BUCKET_LABEL, Exemplar, FRAGMENT_LABEL, Labels, NAME_LABEL, Series, SeriesSet, TRACE_ID_LABEL, label_value};
 use super::tracestate::Multipliers;
-use super::window::NANOS_PER_MILLI;
+use super::window::{IntervalFinder, NANOS_PER_MILLI};
 use super::{JobOptions, MAX_INTERVALS, MetricsPlan, Window};
 use crate::base::bitset::Bitset;
 use crate::model::span_table::SpanTable;
@@ -173,25 +174,25 @@ pub(super) fn emit(kind: Kind, accumulator: &Accumulator, exemplars: &Exemplars,
 
 /// Returns the selected spans within the window and their intervals.
 fn choose(selected: &Bitset, starts: &[u64], window: &Window) -> Chosen {
+    /// Marks a span outside the window.
+    const OUTSIDE: u32 = u32::MAX;
     let mut chosen = Chosen { spans: Vec::new(), intervals: Vec::new(), weights: Vec::new(), factor: 1.0 };
     if starts.len() < selected.len() {
         return chosen;
     }
-    let count = selected.count();
-    chosen.spans.reserve(count);
-    chosen.intervals.reserve(count);
-    // spans of a trace are mostly in the same interval: (after, until]
-    let (mut after, mut until, mut current) = (u64::MAX, 0, 0);
-    selected.iter().for_each(|span| {
-        let start = starts[span];
-        if start <= after || start > until {
-            let Some(interval) = window.interval_of(start) else { return };
-            (after, until) = window.bounds_of(interval);
-            current = interval as u32;
-        }
-        chosen.spans.push(span as u32);
-        chosen.intervals.push(current);
-    });
+    chosen.spans = selected.to_indices();
+    let mut finder = IntervalFinder::new(window);
+    let mut all_inside = true;
+    chosen.intervals.extend(chosen.spans.iter().map(|span| {
+        let interval = finder.interval_of(starts[*span as usize]);
+        all_inside &= interval.is_some();
+        interval.unwrap_or(OUTSIDE)
+    }));
+    if !all_inside {
+        let mut is_inside = chosen.intervals.iter().map(|interval| *interval != OUTSIDE);
+        chosen.spans.retain(|_| is_inside.next().unwrap_or(false));
+        chosen.intervals.retain(|interval| *interval != OUTSIDE);
+    }
     chosen
 }
 
@@ -401,7 +402,9 @@ impl Refined {
 fn rows_of_groups(part: &Part, groups: &Groups, values: Option<&[f64]>, spans: &mut TableSpans<'_>, series: &mut Accumulator) -> Vec<u32> {
     let mut is_used = Bitset::new(groups.len);
     let mut last = None;
-    for (at, group) in groups.of_spans.iter().enumerate() {
+    // What is counted without labels is all in one group.
+    let looked_at = if groups.len == 1 && values.is_none() { groups.of_spans.len().min(1) } else { groups.of_spans.len() };
+    for (at, group) in groups.of_spans[..looked_at].iter().enumerate() {
         if last != Some(*group) && values.is_none_or(|values| !values[at].is_nan()) {
             is_used.insert(*group as usize);
             last = Some(*group);
@@ -452,8 +455,9 @@ pub(super) fn for_one_span_per_trace(
         if exemplars.is_full() || at == chosen.spans.len() {
             return;
         }
-        let end = table.spans_of_trace(row).end as u32;
-        let count = chosen.spans[at..].iter().take_while(|span| **span < end).count();
+        let Range { start, end } = table.spans_of_trace(row);
+        let most = (at + end - start).min(chosen.spans.len());
+        let count = chosen.spans[at..most].partition_point(|span| (*span as usize) < end);
         if count > 0 {
             let pick = FixedState::default().hash_one(table.traces.ids[row]) as usize % count;
             offer(at + pick, exemplars);

@@ -120,17 +120,6 @@ impl Window {
         usize::try_from((nanos - 1) / self.step - first).ok()
     }
 
-    /// Returns the part of the window that interval `index` covers: spans that start in (start, end].
-    pub fn bounds_of(&self, index: usize) -> (u64, u64) {
-        if self.instant {
-            return (self.start, self.end);
-        }
-        let edge =
-            |index: u64| (self.start - self.start.checked_rem(self.step).unwrap_or(0)).saturating_add(index.saturating_mul(self.step));
-        let index = index as u64;
-        (edge(index).max(self.start), edge(index.saturating_add(1)).min(self.end))
-    }
-
     /// Returns the interval that is reported at the sample time `ms`; `None` outside of the grid. Parts of a query may have been evaluated
     /// over a smaller window, so that an instant sample may lie anywhere in it.
     pub fn interval_of_ms(&self, ms: i64) -> Option<usize> {
@@ -242,6 +231,46 @@ pub fn default_step(start: u64, end: u64) -> u64 {
     granularities.into_iter().find(|granularity| base > *granularity).map_or(NANOS_PER_SECOND, |granularity| base - base % granularity)
 }
 
+/// Finds the intervals of many spans, as [`Window::interval_of`] does: fast when neighbours are mostly in the same one.
+pub(super) struct IntervalFinder {
+    window: Window,
+    /// Where the grid starts.
+    origin: u64,
+    /// The interval found last covers (after, until].
+    after: u64,
+    until: u64,
+    last: u32,
+}
+
+impl IntervalFinder {
+    pub(super) fn new(window: &Window) -> Self {
+        let origin = window.start - window.start.checked_rem(window.step).unwrap_or(0);
+        Self { window: *window, origin, after: u64::MAX, until: 0, last: 0 }
+    }
+
+    #[inline]
+    pub(super) fn interval_of(&mut self, nanos: u64) -> Option<u32> {
+        if self.after < nanos && nanos <= self.until { Some(self.last) } else { self.find(nanos) }
+    }
+
+    fn find(&mut self, nanos: u64) -> Option<u32> {
+        let Window { start, end, step, instant } = self.window;
+        if !self.window.contains(nanos) {
+            return None;
+        }
+        if instant {
+            (self.after, self.until, self.last) = (start, end, 0);
+        } else {
+            // an edge belongs to the interval that ends there
+            let index = (nanos - 1 - self.origin).checked_div(step)?;
+            let left = self.origin + index * step;
+            self.last = u32::try_from(index).ok()?;
+            (self.after, self.until) = (left.max(start), left.saturating_add(step).min(end));
+        }
+        Some(self.last)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,6 +307,16 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_are_found_in_their_intervals() {
+        for window in [Window::range(105 * S, 147 * S, 10 * S), Window::instant(105 * S, 147 * S)] {
+            let mut finder = IntervalFinder::new(&window);
+            for nanos in (100 * S..150 * S).step_by(S as usize / 2).chain([147 * S + 1, 110 * S, 110 * S + 1, 105 * S, 147 * S]) {
+                assert_eq!(finder.interval_of(nanos), window.interval_of(nanos).map(|interval| interval as u32), "{nanos}");
+            }
+        }
+    }
+
+    #[test]
     fn absurd_windows_do_not_overflow() {
         for (start, end, step) in [(0, 0, 0), (1, u64::MAX, 1), (u64::MAX, 1, 5), (u64::MAX - 1, u64::MAX, u64::MAX), (5, 9, 0)] {
             for instant in [false, true] {
@@ -286,7 +325,8 @@ mod tests {
                 let _ = (window.aligned().with_leading_step(), window.clamped_to_cutoff(7, 5), window.for_response(u64::MAX, 1));
                 let _ = (window.trimmed_to_block(0, u64::MAX), window.trimmed(end, start), default_step(start, end));
                 for nanos in [0, 1, end, u64::MAX] {
-                    let _ = (window.interval_of(nanos), window.interval_of_ms(nanos as i64), window.timestamp_ms(nanos as usize));
+                    let _ = (IntervalFinder::new(&window).interval_of(nanos), window.interval_of(nanos));
+                    let _ = (window.interval_of_ms(nanos as i64), window.timestamp_ms(nanos as usize));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! A column chunk, or chosen pages of it, into a [`Sink`].
 
 use std::ops::Range;
+use std::slice::from_ref;
 
 use bytes::Bytes;
 
@@ -72,15 +73,16 @@ pub(in crate::tempodb::block) fn decode(
             };
             let level_start = target.len();
             let data = page.data(shape, want_levels, target, &mut scratch.page)?;
+            let all = 0..data.count;
+            let cut = rows.map(|rows| Cut::of(shape, target, level_start, page.header.num_values, row, rows));
+            let wanted = cut.as_ref().map_or(from_ref(&all), |cut| &cut.values);
             let value_start = sink.len();
-            sink.decode(data.encoding, data.values, data.count)?;
-            if sink.len() != value_start + data.count {
+            sink.decode(data.encoding, data.values, data.count, wanted)?;
+            if sink.len() != value_start + wanted.iter().map(Range::len).sum::<usize>() {
                 return Err(DecodeError::Corrupt("number of values of a page"));
             }
-            if let Some(rows) = rows {
-                let cut = Cut::of(shape, target, level_start, page.header.num_values, row, rows);
+            if let Some(cut) = cut {
                 target.keep(level_start, &cut.entries);
-                sink.keep(value_start, &cut.values);
                 row += cut.rows_in_page;
             }
         }

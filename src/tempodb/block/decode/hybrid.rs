@@ -2,7 +2,9 @@
 //!
 //! A run starts with a varint: low bit 0 = repeat one value (header >> 1) times, 1 = (header >> 1) groups of 8 packed values.
 
-use super::levels::count_equal;
+use std::ops::Range;
+
+use super::levels::{RangeCursor, count_equal};
 use super::{DecodeError, Result, take, varint};
 
 const WHAT: &str = "run";
@@ -13,6 +15,29 @@ const WINDOW: usize = 40;
 enum Run<'a> {
     Repeat { value: u32, count: usize },
     Packed { bytes: &'a [u8], count: usize },
+}
+
+impl Run<'_> {
+    fn count(&self) -> usize {
+        match self {
+            Self::Repeat { value: _, count } | Self::Packed { bytes: _, count } => *count,
+        }
+    }
+
+    /// Appends the values of `range`, which lies within the run.
+    fn append(&self, width: u32, range: Range<usize>, out: &mut Vec<u32>) {
+        match self {
+            Self::Repeat { value, count: _ } => out.resize(out.len() + range.len(), *value),
+            Self::Packed { bytes, count: _ } => {
+                let (start, before) = (out.len(), range.start % 8);
+                let groups = bytes.get(range.start / 8 * width as usize..).unwrap_or_default();
+                unpack(groups, width, before + range.len(), out);
+                if before > 0 {
+                    out.drain(start..start + before);
+                }
+            }
+        }
+    }
 }
 
 /// Calls `visit` for runs until they make up `count` values; the last one is clipped.
@@ -49,19 +74,18 @@ fn for_each_run<'a>(mut bytes: &'a [u8], width: u32, count: usize, mut visit: im
     Ok(())
 }
 
-/// Appends `count` values of `width` ≤ 32 bits.
-pub(super) fn decode_u32(bytes: &[u8], width: u32, count: usize, out: &mut Vec<u32>) -> Result<()> {
+/// Appends `ranges` (ascending, disjoint) of `count` values of `width` ≤ 32 bits.
+pub(super) fn decode_u32(bytes: &[u8], width: u32, count: usize, ranges: &[Range<usize>], out: &mut Vec<u32>) -> Result<()> {
     if width > 32 {
         return Err(DecodeError::Corrupt("bit width"));
     }
-    let start = out.len();
-    out.reserve(count);
-    for_each_run(bytes, width, count, |run| match run {
-        Run::Repeat { value, count } => out.resize(out.len() + count, value),
-        Run::Packed { bytes, count } => unpack(bytes, width, count, out),
-    })?;
-    debug_assert_eq!(out.len(), start + count);
-    Ok(())
+    out.reserve(ranges.iter().map(|range| range.end.min(count).saturating_sub(range.start)).sum());
+    let (mut start, mut wanted) = (0, RangeCursor(ranges));
+    for_each_run(bytes, width, count, |run| {
+        let end = start + run.count();
+        wanted.walk(start..end, |part| run.append(width, part, out));
+        start = end;
+    })
 }
 
 /// Appends `count` levels of `width` ≤ 3 bits; each is at most `max`, or the page is refused.
@@ -179,21 +203,28 @@ fn unpack_group<const W: usize>(window: &[u8; WINDOW]) -> [u32; 8] {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use proptest::prelude::*;
 
-    use super::super::testing::encode_hybrid;
+    use super::super::testing::{arb_gaps, arb_ranges, encode_hybrid, selected};
     use super::*;
 
     proptest! {
         #[test]
-        fn codes_round_trip(width in 0_u32..=32, runs in prop::collection::vec((any::<u32>(), 1_usize..40, any::<bool>()), 1..8)) {
+        fn codes_round_trip(width in 0_u32..=32, runs in prop::collection::vec((any::<u32>(), 1_usize..40, any::<bool>()), 1..8), gaps in arb_gaps()) {
             let mask = ((1_u64 << width) - 1) as u32;
             let values: Vec<u32> = runs.iter().flat_map(|&(seed, len, equal)| (0..len as u32).map(move |i| {
                 (if equal { seed } else { seed.wrapping_mul(i.wrapping_add(77).wrapping_mul(2_654_435_761)) }) & mask
             })).collect();
             let mut decoded = vec![5];
-            decode_u32(&encode_hybrid(&values, width), width, values.len(), &mut decoded).unwrap();
+            let all = 0..values.len();
+            decode_u32(&encode_hybrid(&values, width), width, values.len(), from_ref(&all), &mut decoded).unwrap();
             prop_assert_eq!(&decoded[1..], &values[..]);
+            let ranges = arb_ranges(&gaps, values.len());
+            decoded.truncate(1);
+            decode_u32(&encode_hybrid(&values, width), width, values.len(), &ranges, &mut decoded).unwrap();
+            prop_assert_eq!(&decoded[1..], selected(&values, &ranges));
         }
 
         #[test]
@@ -209,7 +240,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), width in 0_u32..40, count in 0_usize..500) {
-            let _ = decode_u32(&bytes, width, count, &mut Vec::new());
+            let _ = decode_u32(&bytes, width, count, from_ref(&(0..count)), &mut Vec::new());
             let mut levels = Vec::new();
             if decode_levels(&bytes, 5, count, &mut levels).is_ok() {
                 prop_assert!(levels.len() == count && levels.iter().all(|&level| level <= 5));

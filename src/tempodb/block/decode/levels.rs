@@ -63,12 +63,22 @@ impl Levels {
         let mut items = 0_u32;
         for word in self.words() {
             let (mut owners, parts) = (word.items(level), word.items(level + 1));
-            while owners != 0 {
-                let below = (owners & owners.wrapping_neg()) - 1;
-                bounds.push(items + (parts & below).count_ones());
-                owners &= owners - 1;
+            let in_word = parts.count_ones();
+            if owners == parts {
+                bounds.extend(items..items + in_word);
+            } else if parts == u64::MAX {
+                while owners != 0 {
+                    bounds.push(items + owners.trailing_zeros());
+                    owners &= owners - 1;
+                }
+            } else {
+                while owners != 0 {
+                    let below = (owners & owners.wrapping_neg()) - 1;
+                    bounds.push(items + (parts & below).count_ones());
+                    owners &= owners - 1;
+                }
             }
-            items += parts.count_ones();
+            items += in_word;
         }
         if bounds.first().copied().unwrap_or(items) != 0 {
             return Err(DecodeError::Corrupt("repetition levels"));
@@ -112,6 +122,36 @@ pub(super) fn keep<T: Copy>(column: &mut Vec<T>, start: usize, ranges: &[Range<u
         end += to.saturating_sub(from);
     }
     column.truncate(end);
+}
+
+/// Walks ascending, disjoint ranges alongside consecutive runs of what they select from.
+pub(super) struct RangeCursor<'r>(pub(super) &'r [Range<usize>]);
+
+impl RangeCursor<'_> {
+    /// Whether a range touches items before `end`, of those that were not walked past.
+    #[inline]
+    pub(super) fn touches(&self, end: usize) -> bool {
+        self.0.first().is_some_and(|range| range.start < end)
+    }
+
+    /// Whether item `at` is in a range. Items are asked for one after the other.
+    pub(super) fn includes(&mut self, at: usize) -> bool {
+        let mut is_included = false;
+        self.walk(at..at + 1, |part| is_included |= !part.is_empty());
+        is_included
+    }
+
+    /// Calls `visit` with the parts of ranges within `run`, relative to its start, and walks past it.
+    #[inline]
+    pub(super) fn walk(&mut self, run: Range<usize>, mut visit: impl FnMut(Range<usize>)) {
+        while let Some((range, behind)) = self.0.split_first().filter(|(range, _)| range.start < run.end) {
+            visit(range.start.max(run.start) - run.start..range.end.min(run.end).saturating_sub(run.start));
+            if range.end > run.end {
+                break;
+            }
+            self.0 = behind;
+        }
+    }
 }
 
 /// Returns how many of `levels` equal `level`. Sums runs in bytes, which cannot overflow and compiles to vector code.

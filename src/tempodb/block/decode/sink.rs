@@ -1,6 +1,7 @@
 //! Where decoded values go: one growing vector per leaf column.
 
 use std::ops::Range;
+use std::slice::from_ref;
 
 use super::levels::keep;
 use super::strings::{Dictionary, dictionary_codes};
@@ -19,11 +20,8 @@ pub(in crate::tempodb::block) trait Sink {
     /// Takes the dictionary page of the chunk: `count` PLAIN values.
     fn dictionary(&mut self, page: &[u8], count: usize) -> Result<()>;
 
-    /// Appends the `count` values of a data page. After an error the content is unspecified.
-    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize) -> Result<()>;
-
-    /// Keeps only `ranges` (relative to `start`) of the values from `start` on.
-    fn keep(&mut self, start: usize, ranges: &[Range<usize>]);
+    /// Appends `ranges` (ascending, disjoint) of the `count` values of a data page. After an error the content is unspecified.
+    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize, ranges: &[Range<usize>]) -> Result<()>;
 }
 
 /// Counts values and keeps none: for leaves of which only the levels matter.
@@ -41,13 +39,9 @@ impl Sink for Nothing {
         Ok(())
     }
 
-    fn decode(&mut self, _encoding: Encoding, _values: &[u8], count: usize) -> Result<()> {
-        self.count += count;
+    fn decode(&mut self, _encoding: Encoding, _values: &[u8], _count: usize, ranges: &[Range<usize>]) -> Result<()> {
+        self.count += ranges.iter().map(Range::len).sum::<usize>();
         Ok(())
-    }
-
-    fn keep(&mut self, start: usize, ranges: &[Range<usize>]) {
-        self.count = start + ranges.iter().map(Range::len).sum::<usize>();
     }
 }
 
@@ -81,10 +75,10 @@ impl<T: Integer> Ints<T> {
         Self { out: Vec::new(), width, dictionary: Vec::new(), codes: Vec::new() }
     }
 
-    fn plain(width: IntWidth, values: &[u8], count: usize, out: &mut Vec<T>) -> Result<()> {
+    fn plain(width: IntWidth, values: &[u8], ranges: &[Range<usize>], out: &mut Vec<T>) -> Result<()> {
         match width {
-            IntWidth::Int32 => plain::fixed(values, count, out, |bytes| T::truncate(i64::from(i32::from_le_bytes(bytes)))),
-            IntWidth::Int64 => plain::fixed(values, count, out, |bytes| T::truncate(i64::from_le_bytes(bytes))),
+            IntWidth::Int32 => plain::fixed(values, ranges, out, |bytes| T::truncate(i64::from(i32::from_le_bytes(bytes)))),
+            IntWidth::Int64 => plain::fixed(values, ranges, out, |bytes| T::truncate(i64::from_le_bytes(bytes))),
         }
     }
 }
@@ -96,29 +90,25 @@ impl<T: Integer> Sink for Ints<T> {
 
     fn dictionary(&mut self, page: &[u8], count: usize) -> Result<()> {
         self.dictionary.clear();
-        Self::plain(self.width, page, count, &mut self.dictionary)
+        Self::plain(self.width, page, from_ref(&(0..count)), &mut self.dictionary)
     }
 
-    fn decode(&mut self, encoding: Encoding, mut values: &[u8], count: usize) -> Result<()> {
+    fn decode(&mut self, encoding: Encoding, mut values: &[u8], count: usize, ranges: &[Range<usize>]) -> Result<()> {
         match encoding {
-            Encoding::Plain => Self::plain(self.width, values, count, &mut self.out),
+            Encoding::Plain => Self::plain(self.width, values, ranges, &mut self.out),
             Encoding::DeltaBinaryPacked => {
-                self.out.reserve(count);
+                self.out.reserve(ranges.iter().map(Range::len).sum());
                 let (out, width) = (&mut self.out, self.width);
-                delta::integers(&mut values, count, |values| match width {
+                delta::integers(&mut values, count, ranges, |values| match width {
                     IntWidth::Int32 => out.extend(values.iter().map(|value| T::truncate(i64::from(*value as i32)))),
                     IntWidth::Int64 => out.extend(values.iter().map(|value| T::truncate(*value))),
                 })
             }
-            Encoding::Dictionary => lookup(&self.dictionary, &mut self.codes, values, count, &mut self.out),
+            Encoding::Dictionary => lookup(&self.dictionary, &mut self.codes, values, count, ranges, &mut self.out),
             Encoding::Rle | Encoding::DeltaLengthByteArray | Encoding::DeltaByteArray => {
                 Err(DecodeError::Corrupt("encoding of an integer column"))
             }
         }
-    }
-
-    fn keep(&mut self, start: usize, ranges: &[Range<usize>]) {
-        keep(&mut self.out, start, ranges);
     }
 }
 
@@ -136,21 +126,17 @@ impl Sink for Doubles {
 
     fn dictionary(&mut self, page: &[u8], count: usize) -> Result<()> {
         self.dictionary.clear();
-        plain::fixed(page, count, &mut self.dictionary, f64::from_le_bytes)
+        plain::fixed(page, from_ref(&(0..count)), &mut self.dictionary, f64::from_le_bytes)
     }
 
-    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize) -> Result<()> {
+    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize, ranges: &[Range<usize>]) -> Result<()> {
         match encoding {
-            Encoding::Plain => plain::fixed(values, count, &mut self.out, f64::from_le_bytes),
-            Encoding::Dictionary => lookup(&self.dictionary, &mut self.codes, values, count, &mut self.out),
+            Encoding::Plain => plain::fixed(values, ranges, &mut self.out, f64::from_le_bytes),
+            Encoding::Dictionary => lookup(&self.dictionary, &mut self.codes, values, count, ranges, &mut self.out),
             Encoding::Rle | Encoding::DeltaBinaryPacked | Encoding::DeltaLengthByteArray | Encoding::DeltaByteArray => {
                 Err(DecodeError::Corrupt("encoding of a double column"))
             }
         }
-    }
-
-    fn keep(&mut self, start: usize, ranges: &[Range<usize>]) {
-        keep(&mut self.out, start, ranges);
     }
 }
 
@@ -168,18 +154,17 @@ impl Sink for Bools {
         Err(DecodeError::Corrupt("dictionary of a boolean column"))
     }
 
-    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize) -> Result<()> {
+    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize, ranges: &[Range<usize>]) -> Result<()> {
+        let start = self.out.len();
         match encoding {
-            Encoding::Plain => plain::booleans(values, count, &mut self.out),
-            Encoding::Rle => plain::rle_booleans(values, count, &mut self.out),
+            Encoding::Plain => plain::booleans(values, count, &mut self.out)?,
+            Encoding::Rle => plain::rle_booleans(values, count, &mut self.out)?,
             Encoding::Dictionary | Encoding::DeltaBinaryPacked | Encoding::DeltaLengthByteArray | Encoding::DeltaByteArray => {
-                Err(DecodeError::Corrupt("encoding of a boolean column"))
+                return Err(DecodeError::Corrupt("encoding of a boolean column"));
             }
         }
-    }
-
-    fn keep(&mut self, start: usize, ranges: &[Range<usize>]) {
         keep(&mut self.out, start, ranges);
+        Ok(())
     }
 }
 
@@ -208,29 +193,32 @@ impl<T: Copy> Sink for Ids<T> {
         Ok(())
     }
 
-    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize) -> Result<()> {
+    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize, ranges: &[Range<usize>]) -> Result<()> {
         let (out, convert) = (&mut self.out, self.convert);
         match encoding {
-            Encoding::Plain => plain::byte_arrays(values, count, |value| out.push(convert(value))),
+            Encoding::Plain => plain::byte_arrays(values, ranges, |value| out.push(convert(value))),
             Encoding::DeltaLengthByteArray => {
-                out.reserve(count);
-                delta::delta_length_byte_arrays(values, count, &mut self.scratch, |value| out.push(convert(value)))
+                out.reserve(ranges.iter().map(Range::len).sum());
+                delta::delta_length_byte_arrays(values, count, ranges, &mut self.scratch, |value| out.push(convert(value)))
             }
-            Encoding::DeltaByteArray => delta::delta_byte_arrays(values, count, MAX_PAGE_BYTES, |value| out.push(convert(value))),
-            Encoding::Dictionary => lookup(&self.dictionary, &mut self.scratch, values, count, out),
+            Encoding::DeltaByteArray => delta::delta_byte_arrays(values, count, ranges, MAX_PAGE_BYTES, |value| out.push(convert(value))),
+            Encoding::Dictionary => lookup(&self.dictionary, &mut self.scratch, values, count, ranges, out),
             Encoding::Rle | Encoding::DeltaBinaryPacked => Err(DecodeError::Corrupt("encoding of a byte array column")),
         }
     }
-
-    fn keep(&mut self, start: usize, ranges: &[Range<usize>]) {
-        keep(&mut self.out, start, ranges);
-    }
 }
 
-fn lookup<T: Copy>(dictionary: &[T], codes: &mut Vec<u32>, values: &[u8], count: usize, out: &mut Vec<T>) -> Result<()> {
+fn lookup<T: Copy>(
+    dictionary: &[T],
+    codes: &mut Vec<u32>,
+    values: &[u8],
+    count: usize,
+    ranges: &[Range<usize>],
+    out: &mut Vec<T>,
+) -> Result<()> {
     codes.clear();
-    dictionary_codes(values, count, dictionary.len(), codes)?;
-    out.reserve(count);
+    dictionary_codes(values, count, ranges, dictionary.len(), codes)?;
+    out.reserve(codes.len());
     out.extend(codes.iter().filter_map(|&code| dictionary.get(code as usize).copied()));
     Ok(())
 }

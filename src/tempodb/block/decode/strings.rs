@@ -1,11 +1,11 @@
 //! Byte-array columns as codes into a dictionary.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use super::levels::keep;
 use super::sink::Sink;
 use super::thrift::Encoding;
 use super::{DecodeError, MAX_PAGE_BYTES, Result, delta, hybrid, plain};
@@ -23,7 +23,7 @@ impl Dictionary {
     /// Decodes the PLAIN values of a dictionary page.
     pub(super) fn decode(page: &[u8], count: usize) -> Result<Self> {
         let mut dictionary = Self { bytes: Vec::with_capacity(page.len()), ends: Vec::with_capacity(count.min(page.len() / 4)) };
-        plain::byte_arrays(page, count, |value| dictionary.push(value))?;
+        plain::byte_arrays(page, std::slice::from_ref(&(0..count)), |value| dictionary.push(value))?;
         Ok(dictionary)
     }
 
@@ -230,38 +230,35 @@ impl Sink for StrColumn {
         Ok(())
     }
 
-    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize) -> Result<()> {
+    fn decode(&mut self, encoding: Encoding, values: &[u8], count: usize, ranges: &[Range<usize>]) -> Result<()> {
         let dictionary = self.dictionary.len();
         if self.plain.bytes.len().saturating_add(MAX_PAGE_BYTES) > u32::MAX as usize {
             return Err(DecodeError::TooLarge("byte arrays of a column chunk"));
         }
         let (plain, codes) = (&mut self.plain, &mut self.codes);
         match encoding {
-            Encoding::Dictionary => dictionary_codes(values, count, dictionary, codes),
-            Encoding::Plain => plain::byte_arrays(values, count, |value| Self::push_plain(plain, codes, dictionary, value)),
-            Encoding::DeltaLengthByteArray => delta::delta_length_byte_arrays(values, count, &mut self.lengths, |value| {
+            Encoding::Dictionary => dictionary_codes(values, count, ranges, dictionary, codes),
+            Encoding::Plain => plain::byte_arrays(values, ranges, |value| Self::push_plain(plain, codes, dictionary, value)),
+            Encoding::DeltaLengthByteArray => delta::delta_length_byte_arrays(values, count, ranges, &mut self.lengths, |value| {
                 Self::push_plain(plain, codes, dictionary, value);
             }),
             Encoding::DeltaByteArray => {
-                delta::delta_byte_arrays(values, count, MAX_PAGE_BYTES, |value| Self::push_plain(plain, codes, dictionary, value))
+                delta::delta_byte_arrays(values, count, ranges, MAX_PAGE_BYTES, |value| Self::push_plain(plain, codes, dictionary, value))
             }
             Encoding::Rle | Encoding::DeltaBinaryPacked => Err(DecodeError::Corrupt("encoding of a byte array column")),
         }
     }
-
-    fn keep(&mut self, start: usize, ranges: &[std::ops::Range<usize>]) {
-        keep(&mut self.codes, start, ranges);
-    }
 }
 
-/// Appends `count` dictionary codes, each checked to be below `limit`. The first byte of the page is the bit width.
-pub(super) fn dictionary_codes(values: &[u8], count: usize, limit: usize, codes: &mut Vec<u32>) -> Result<()> {
+/// Appends `ranges` of `count` dictionary codes, each checked to be below `limit`. The first byte of the page is the bit width.
+pub(super) fn dictionary_codes(values: &[u8], count: usize, ranges: &[Range<usize>], limit: usize, codes: &mut Vec<u32>) -> Result<()> {
     if count == 0 {
         return Ok(());
     }
     let (&width, runs) = values.split_first().ok_or(DecodeError::Truncated("dictionary codes"))?;
     let start = codes.len();
-    hybrid::decode_u32(runs, u32::from(width), count, codes)?;
-    let highest = codes.get(start..).unwrap_or_default().iter().fold(0, |highest, &code| highest.max(code));
-    if highest as usize >= limit { Err(DecodeError::Corrupt("dictionary code")) } else { Ok(()) }
+    hybrid::decode_u32(runs, u32::from(width), count, ranges, codes)?;
+    let added = codes.get(start..).unwrap_or_default();
+    let highest = added.iter().fold(0, |highest, &code| highest.max(code));
+    if highest as usize >= limit && !added.is_empty() { Err(DecodeError::Corrupt("dictionary code")) } else { Ok(()) }
 }

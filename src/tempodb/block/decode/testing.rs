@@ -1,4 +1,28 @@
-//! Straightforward encoders for the tests of the decoders.
+//! Straightforward encoders for the tests of the decoders, and selections of values.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+
+/// What [`arb_ranges`] makes ranges of.
+pub(super) fn arb_gaps() -> impl Strategy<Value = Vec<(usize, usize)>> {
+    prop::collection::vec((1_usize..60, 1_usize..60), 0..8)
+}
+
+/// Returns ascending, disjoint ranges within `0..len`.
+pub(super) fn arb_ranges(gaps: &[(usize, usize)], len: usize) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let ranges = gaps.iter().map(|(gap, length)| {
+        let start = end + gap;
+        end = start + length;
+        start.min(len)..end.min(len)
+    });
+    ranges.filter(|range| !range.is_empty()).collect()
+}
+
+pub(super) fn selected<T: Clone>(values: &[T], ranges: &[Range<usize>]) -> Vec<T> {
+    ranges.iter().flat_map(|range| &values[range.clone()]).cloned().collect()
+}
 
 pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {

@@ -95,29 +95,36 @@ struct Owners {
     entries: Vec<Entry>,
 }
 
-/// Spans of one owner in one interval on one side.
+/// Spans of one owner in one cell.
 #[derive(Clone, Copy)]
 struct Entry {
-    interval: u32,
-    side: u32,
+    cell: Cell,
     weight: f64,
+}
+
+/// An interval and a side of it, counted through: few of them in a table, as its spans are close in time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Cell(u32);
+
+impl Cell {
+    fn new(interval: u32, is_selected: bool) -> Self {
+        Self(interval << 1 | u32::from(is_selected))
+    }
+
+    fn side(self) -> usize {
+        (self.0 & 1) as usize
+    }
+
+    fn interval(self) -> usize {
+        (self.0 >> 1) as usize
+    }
 }
 
 impl Owners {
     fn of_spans(chosen: &Chosen, is_selected: &[bool]) -> Self {
-        let entry = |at: usize| Entry { interval: chosen.intervals[at], side: u32::from(is_selected[at]), weight: chosen.weight(at) };
+        let entry = |at: usize| Entry { cell: Cell::new(chosen.intervals[at], is_selected[at]), weight: chosen.weight(at) };
         let entries: Vec<Entry> = (0..chosen.spans.len()).map(entry).collect();
         Self { items: chosen.spans.clone(), ends: (1..=chosen.spans.len() as u32).collect(), entries }
-    }
-
-    /// Returns what all entries add to each cell.
-    fn sums(&self) -> Vec<Entry> {
-        let intervals = self.entries.iter().map(|entry| entry.interval as usize + 1).max().unwrap_or(0);
-        let mut weights = vec![[0.0; 2]; intervals];
-        self.entries.iter().for_each(|entry| weights[entry.interval as usize][entry.side as usize] += entry.weight);
-        let sums =
-            (0..).zip(weights).flat_map(|(interval, sides)| (0..).zip(sides).map(move |(side, weight)| Entry { interval, side, weight }));
-        sums.filter(|sum| sum.weight > 0.0).collect()
     }
 
     /// Joins owners that have the same owner one level up.
@@ -146,7 +153,7 @@ impl Owners {
     fn join(&mut self, first: usize, entry: Entry) {
         const LOOKED_AT: usize = 4;
         let recent = self.entries.len().saturating_sub(LOOKED_AT).max(first);
-        match self.entries[recent..].iter_mut().find(|known| (known.interval, known.side) == (entry.interval, entry.side)) {
+        match self.entries[recent..].iter_mut().find(|known| known.cell == entry.cell) {
             Some(known) => known.weight += entry.weight,
             None => self.entries.push(entry),
         }
@@ -182,10 +189,13 @@ pub(super) struct Tally<'t> {
     pool: &'t StringPool,
     levels: Vec<Level<'t>>,
     keys: Vec<Arc<str>>,
+    totals: Totals,
     /// By value: its key, itself, and how often it occurs on each side.
     key_of: Vec<u32>,
     values: Vec<Counter>,
     counts: Vec<[f64; 2]>,
+    /// By value: the hash of a text.
+    hashes: Vec<u64>,
     /// The value of each occurrence, in the order of a walk.
     occurrences: Vec<u32>,
 }
@@ -199,9 +209,17 @@ struct Lookup {
     last_by_text: Vec<(u32, u32)>,
     /// The first id that was met of each text: equal texts may have several.
     texts: HashTable<(u64, StrId)>,
+    /// Of the first keys, by small whole number: the value; [`NO_ROW`]: none yet.
+    small: Vec<[u32; SMALL]>,
     others: HashMap<(u32, u8, u64), u32, FixedState>,
     hasher: FixedState,
 }
+
+/// Whole numbers below this are found without a search: codes, ports, sizes.
+const SMALL: usize = 1024;
+const SMALL_END: i64 = SMALL as i64;
+/// Keys that have such a table: 1 MiB.
+const MAX_SMALL: usize = 256;
 
 impl Lookup {
     fn new(pool: &StringPool) -> Self {
@@ -210,95 +228,140 @@ impl Lookup {
             keys_by_name: HashMap::default(),
             last_by_text: vec![(NO_ROW, NO_ROW); pool.len()],
             texts: HashTable::new(),
+            small: Vec::new(),
             others: HashMap::default(),
             hasher: FixedState::default(),
         }
     }
 
-    fn first_id(&mut self, pool: &StringPool, id: StrId) -> StrId {
+    /// Returns the hash of a text and the first id of it.
+    fn first_id(&mut self, pool: &StringPool, id: StrId) -> (u64, StrId) {
         let text = pool.get(id);
         let hash = self.hasher.hash_one(text);
         let is_same = |(known, other): &(u64, StrId)| *known == hash && pool.get(*other) == text;
-        self.texts.entry(hash, is_same, |(hash, _)| *hash).or_insert((hash, id)).get().1
+        *self.texts.entry(hash, is_same, |(hash, _)| *hash).or_insert((hash, id)).get()
     }
 }
 
-/// What the first walk says of occurrences: their attribute by number and name, side and interval, and how much they count.
-pub(super) struct Total<'n> {
+/// What the values of each attribute add up to, by key and cell.
+struct Totals {
+    /// Lowest interval times two, and the number of cells from there.
+    first_cell: usize,
+    cells: usize,
+    /// Of the first keys, as many as fit.
+    dense: Vec<f64>,
+    /// Of all others.
+    sparse: HashMap<(u32, u32), f64, FixedState>,
+    /// What all spans add up to.
+    all: Vec<f64>,
+}
+
+/// What all occurrences of an attribute on one side in one interval count.
+pub(super) struct Total {
     pub(super) key: usize,
-    pub(super) name: &'n Arc<str>,
     pub(super) side: usize,
     pub(super) interval: usize,
     pub(super) weight: f64,
 }
 
-impl<'n> Total<'n> {
-    fn new(key: u32, name: &'n Arc<str>, entry: &Entry) -> Self {
-        Self { key: key as usize, name, side: entry.side as usize, interval: entry.interval as usize, weight: entry.weight }
+impl Totals {
+    /// Sums of all keys that are in an array: 16 MiB.
+    const MAX_DENSE: usize = 1 << 21;
+
+    fn of_spans(spans: &Owners) -> Self {
+        let intervals = || spans.entries.iter().map(|entry| entry.cell.interval());
+        let (first, last) = (intervals().min().unwrap_or(0), intervals().max().unwrap_or(0));
+        let (first_cell, cells) = (first * 2, (last - first + 1) * 2);
+        let mut all = vec![0.0; cells];
+        spans.entries.iter().for_each(|entry| all[entry.cell.0 as usize - first_cell] += entry.weight);
+        Self { first_cell, cells, dense: Vec::new(), sparse: HashMap::default(), all }
+    }
+
+    fn add_key(&mut self) {
+        if self.dense.len() + self.cells <= Self::MAX_DENSE {
+            self.dense.resize(self.dense.len() + self.cells, 0.0);
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, key: u32, entries: &[Entry]) {
+        for entry in entries {
+            match self.dense.get_mut(key as usize * self.cells + entry.cell.0 as usize - self.first_cell) {
+                Some(sum) => *sum += entry.weight,
+                None => *self.sparse.entry((key, entry.cell.0)).or_default() += entry.weight,
+            }
+        }
+    }
+
+    /// Every span has a value of this attribute.
+    fn add_all(&mut self, key: u32) {
+        let cells = self.all.iter().enumerate().filter(|(_, weight)| **weight > 0.0);
+        let entries: Vec<Entry> = cells.map(|(at, weight)| Entry { cell: Cell((self.first_cell + at) as u32), weight: *weight }).collect();
+        self.add(key, &entries);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Total> {
+        let dense = self.dense.iter().enumerate().map(|(at, weight)| (at / self.cells, self.first_cell + at % self.cells, *weight));
+        let sparse = self.sparse.iter().map(|((key, cell), weight)| (*key as usize, *cell as usize, *weight));
+        dense.chain(sparse).filter(|(_, _, weight)| *weight > 0.0).map(|(key, cell, weight)| {
+            let cell = Cell(cell as u32);
+            Total { key, side: cell.side(), interval: cell.interval(), weight }
+        })
     }
 }
 
 impl<'t> Tally<'t> {
-    /// Makes the first walk and calls `total` for what the values of each attribute add up to, in parts.
-    pub(super) fn new(table: &'t SpanTable, chosen: &Chosen, is_selected: &[bool], mut total: impl FnMut(Total<'_>)) -> Self {
+    /// Makes the first walk.
+    pub(super) fn new(table: &'t SpanTable, chosen: &Chosen, is_selected: &[bool]) -> Self {
         let of_spans = Owners::of_spans(chosen, is_selected);
-        let all = of_spans.sums();
+        let totals = Totals::of_spans(&of_spans);
         let levels = levels(table, of_spans);
         let mut this = Self {
             pool: &table.strings,
             levels: Vec::new(),
             keys: Vec::new(),
+            totals,
             key_of: Vec::new(),
             values: Vec::new(),
             counts: Vec::new(),
+            hashes: Vec::new(),
             occurrences: Vec::with_capacity(levels.iter().map(Level::occurrences).sum()),
         };
         let mut lookup = Lookup::new(this.pool);
         for level in &levels {
-            for column in &level.columns {
-                if let Some(key) = this.find_values(&mut lookup, level, column, &mut total) {
-                    // every span has a value of this attribute
-                    all.iter().for_each(|sum| total(Total::new(key, &this.keys[key as usize], sum)));
-                }
-            }
+            level.columns.iter().for_each(|column| this.find_values(&mut lookup, level, column));
         }
         this.levels = levels;
         this
     }
 
-    /// Returns the key of a column that has one, whose totals are left to the caller.
-    fn find_values(
-        &mut self,
-        lookup: &mut Lookup,
-        level: &Level<'_>,
-        column: &Column<'_>,
-        total: &mut impl FnMut(Total<'_>),
-    ) -> Option<u32> {
+    fn find_values(&mut self, lookup: &mut Lookup, level: &Level<'_>, column: &Column<'_>) {
         match column {
             Column::List { attrs, scope } => {
                 lookup.keys_by_id.fill(NO_ROW);
                 for (owner, entries) in level.owners.iter() {
                     for (id, stored) in attrs.of_owner(owner) {
-                        let Some(value) = Counter::of(attrs, stored) else {
-                            self.occurrences.push(NO_ROW);
-                            continue;
-                        };
                         let key = self.key_of_id(lookup, id, *scope);
-                        let value = self.value(lookup, key, value);
+                        let value = match stored {
+                            Stored::Str(id) => self.text(lookup, key, id),
+                            Stored::Json(_) => {
+                                self.occurrences.push(NO_ROW);
+                                continue;
+                            }
+                            other => self.value(lookup, key, Counter::of(attrs, other).unwrap_or(Counter::Nil)),
+                        };
                         self.count_value(value, entries);
-                        let name = &self.keys[key as usize];
-                        entries.iter().for_each(|entry| total(Total::new(key, name, entry)));
+                        self.totals.add(key, entries);
                     }
                 }
-                None
             }
             Column::Text { name, ids } => {
                 let key = self.key(lookup, name);
                 for (owner, entries) in level.owners.iter() {
-                    let value = self.value(lookup, key, Counter::Text(ids[owner]));
+                    let value = self.text(lookup, key, ids[owner]);
                     self.count_value(value, entries);
                 }
-                Some(key)
+                self.totals.add_all(key);
             }
             Column::Number { name, numbers, value } => {
                 let key = self.key(lookup, name);
@@ -312,7 +375,7 @@ impl<'t> Tally<'t> {
                     last = Some((number, found));
                     self.count_value(found, entries);
                 }
-                Some(key)
+                self.totals.add_all(key);
             }
         }
     }
@@ -321,7 +384,7 @@ impl<'t> Tally<'t> {
     fn count_value(&mut self, value: u32, entries: &[Entry]) {
         self.occurrences.push(value);
         let counts = &mut self.counts[value as usize];
-        entries.iter().for_each(|entry| counts[entry.side as usize] += entry.weight);
+        entries.iter().for_each(|entry| counts[entry.cell.side()] += entry.weight);
     }
 
     fn key_of_id(&mut self, lookup: &mut Lookup, id: StrId, scope: AttributeScope) -> u32 {
@@ -341,46 +404,72 @@ impl<'t> Tally<'t> {
         }
         let key = self.keys.len() as u32;
         self.keys.push(name.clone());
+        self.totals.add_key();
+        if lookup.small.len() < MAX_SMALL {
+            lookup.small.push([NO_ROW; SMALL]);
+        }
         lookup.keys_by_name.insert(name.clone(), key);
         key
     }
 
-    /// Returns the number of a value of a key. Most texts are values of one key only, so that it needs no search.
-    #[inline]
+    /// Returns the number of a value of a key.
     fn value(&mut self, lookup: &mut Lookup, key: u32, value: Counter) -> u32 {
-        let Counter::Text(id) = value else { return self.number(lookup, key, value) };
+        match value {
+            Counter::Text(id) => self.text(lookup, key, id),
+            Counter::Int(number @ 0..SMALL_END) if (key as usize) < MAX_SMALL => {
+                let known = lookup.small[key as usize][number as usize];
+                if known != NO_ROW {
+                    return known;
+                }
+                let found = self.add(key, value, 0);
+                lookup.small[key as usize][number as usize] = found;
+                found
+            }
+            other => self.other(lookup, key, other, 0),
+        }
+    }
+
+    /// Returns the number of a text. Most are values of one key only, so that it needs no search.
+    #[inline]
+    fn text(&mut self, lookup: &mut Lookup, key: u32, id: StrId) -> u32 {
         let (last_key, last) = lookup.last_by_text[id.index()];
         if last_key == key { last } else { self.other_text(lookup, key, id) }
     }
 
     /// Returns the number of a text that was not met before as a value of the key, or as one of another key in between.
     fn other_text(&mut self, lookup: &mut Lookup, key: u32, id: StrId) -> u32 {
-        let first = lookup.first_id(self.pool, id);
+        let (hash, first) = lookup.first_id(self.pool, id);
         let (last_key, last) = lookup.last_by_text[first.index()];
         let found = if last_key == key {
             last
         } else if last_key == NO_ROW {
-            self.add(key, Counter::Text(first))
+            self.add(key, Counter::Text(first), hash)
         } else {
             let (kind, bits) = Counter::Text(first).bits();
             lookup.others.entry((last_key, kind, bits)).or_insert(last);
-            self.number(lookup, key, Counter::Text(first))
+            self.other(lookup, key, Counter::Text(first), hash)
         };
         lookup.last_by_text[first.index()] = (key, found);
         lookup.last_by_text[id.index()] = (key, found);
         found
     }
 
-    fn number(&mut self, lookup: &mut Lookup, key: u32, value: Counter) -> u32 {
+    fn other(&mut self, lookup: &mut Lookup, key: u32, value: Counter, hash: u64) -> u32 {
         let (kind, bits) = value.bits();
-        *lookup.others.entry((key, kind, bits)).or_insert_with(|| self.add(key, value))
+        *lookup.others.entry((key, kind, bits)).or_insert_with(|| self.add(key, value, hash))
     }
 
-    fn add(&mut self, key: u32, value: Counter) -> u32 {
+    fn add(&mut self, key: u32, value: Counter, hash: u64) -> u32 {
         self.key_of.push(key);
         self.values.push(value);
         self.counts.push([0.0; 2]);
+        self.hashes.push(hash);
         self.values.len() as u32 - 1
+    }
+
+    /// Returns what the values of each attribute add up to.
+    pub(super) fn totals(&self) -> impl Iterator<Item = Total> {
+        self.totals.iter()
     }
 
     pub(super) fn keys(&self) -> &[Arc<str>] {
@@ -407,7 +496,7 @@ impl<'t> Tally<'t> {
         by_key
     }
 
-    /// The more frequent value first; of equal ones the first text or the smallest number, so that all jobs choose the same.
+    /// The more frequent value first; of equal ones what comes first by hash or number, so that all jobs choose the same.
     fn by_frequency(&self, a: usize, b: usize, side: usize) -> std::cmp::Ordering {
         let by_value = || match (self.values[a], self.values[b]) {
             (Counter::Text(a), Counter::Text(b)) => self.pool.get(a).cmp(self.pool.get(b)),
@@ -415,7 +504,7 @@ impl<'t> Tally<'t> {
             (Counter::Float(a), Counter::Float(b)) => a.total_cmp(&b),
             (a, b) => a.bits().cmp(&b.bits()),
         };
-        self.counts[b][side].total_cmp(&self.counts[a][side]).then_with(by_value)
+        self.counts[b][side].total_cmp(&self.counts[a][side]).then(self.hashes[a].cmp(&self.hashes[b])).then_with(by_value)
     }
 
     pub(super) fn label(&self, value: u32) -> Static {
@@ -440,9 +529,9 @@ impl<'t> Tally<'t> {
                             continue;
                         }
                         for entry in entries {
-                            let row = rows[entry.side as usize];
+                            let row = rows[entry.cell.side()];
                             if row != NO_ROW {
-                                add(row, entry.interval as usize, entry.weight);
+                                add(row, entry.cell.interval(), entry.weight);
                             }
                         }
                     }
