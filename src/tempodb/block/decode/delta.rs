@@ -113,7 +113,6 @@ fn unpack_window(window: &[u8; WINDOW], width: usize) -> [i64; LANE] {
 }
 
 #[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "width <= 56, so the last load ends at 31 * 56 / 8 + 8 <= WINDOW")]
 fn unpack_narrow(window: &[u8; WINDOW], width: usize) -> [i64; LANE] {
     let mask = u64::MAX >> (64 - width);
     let mut values = [0; LANE];
