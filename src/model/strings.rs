@@ -3,6 +3,7 @@
 //! Strings are raw bytes: traces carry invalid UTF-8, and nothing here validates it.
 
 use std::hash::BuildHasher;
+use std::ops::Range;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -30,11 +31,13 @@ pub struct StringPool {
     ends: Vec<u32>,
     /// No string is known to be here twice, because an [`Interner`] brought them all.
     is_interned: bool,
+    /// Ids of the dictionaries that came as a whole, ascending.
+    blocks: Vec<Range<u32>>,
 }
 
 impl Default for StringPool {
     fn default() -> Self {
-        Self { bytes: Vec::new(), ends: vec![0], is_interned: true }
+        Self { bytes: Vec::new(), ends: vec![0], is_interned: true, blocks: Vec::new() }
     }
 }
 
@@ -54,6 +57,16 @@ impl StringPool {
     /// Whether equal strings have equal ids throughout.
     pub fn is_interned(&self) -> bool {
         self.is_interned
+    }
+
+    /// Returns the ids around `id` of which none means the same string as another, as far as writers of dictionaries keep to that; `None` when
+    /// `id` may have equals anywhere.
+    pub fn distinct_around(&self, id: StrId) -> Option<Range<u32>> {
+        if self.is_interned {
+            return Some(0..self.ends.len() as u32);
+        }
+        let at = self.blocks.partition_point(|block| block.end <= id.0);
+        self.blocks.get(at).filter(|block| block.contains(&id.0)).cloned()
     }
 
     /// Stores `value` without looking for an equal one; the empty string gets [`StrId::EMPTY`].
@@ -83,6 +96,7 @@ impl StringPool {
         self.is_interned = false;
         self.bytes.extend_from_slice(bytes);
         self.ends.extend(ends.iter().map(|end| base + end));
+        self.blocks.push(first.0..self.ends.len() as u32);
         Some(first)
     }
 
@@ -116,6 +130,7 @@ impl StringPool {
         self.bytes.clear();
         self.ends.truncate(1);
         self.is_interned = true;
+        self.blocks.clear();
     }
 
     /// Returns all strings in id order.

@@ -179,22 +179,19 @@ impl Querier {
         let mut seen = Inspection::default();
         let in_file = groups(&reader, row_groups);
         let promising = promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group));
-        let mut finder = RowFinder::new(&reader, &fetch, plan.prefilter(), &meter, &self.cpu);
+        let mut finder = RowFinder::new(&reader, (&fetch, &conditions), plan.prefilter(), &meter, &self.cpu);
         for OrderedGroup { group, bounds } in in_search_order(&reader, promising, plan.order())? {
             // A block holds a trace once, so none of these is held.
             if !plan.may_refuse() && !collector.wants_within(bounds) {
                 continue;
             }
-            let to_read = finder.rows_of(group).await?;
-            if to_read.is_nothing() {
-                continue;
-            }
-            let fetched = reader.fetch_row_group(group, &conditions, to_read.selection(), &meter).await?;
+            let Some(found) = finder.fetch(group).await? else { continue };
+            let selection = found.rows.clone();
             let task = (Arc::clone(&plan), Arc::clone(&request), Arc::clone(&cancel.0));
             let (kept, matches, table) = self
                 .on_cpu("search_row_group", move || {
                     let (plan, request, cancelled) = task;
-                    let mut table = fetched.decode()?;
+                    let mut table = found.decode()?;
                     let searched = SearchedTable { table: &table, rows: None, place: Place::Block };
                     let matches = wanted_matches(&plan, &request, searched, &collector, &cancelled)?;
                     table.keep_rows(matches.rows());
@@ -206,11 +203,11 @@ impl Querier {
             if matches.traces.is_empty() {
                 continue;
             }
-            let rows = RowSelection::from_rows(matches.rows().filter_map(|row| match to_read.selection() {
+            let rows = RowSelection::from_rows(matches.rows().filter_map(|row| match &selection {
                 Some(selection) => selection.row(row),
                 None => Some(row),
             }));
-            let rest = reader.fetch_rest(group, &results, &conditions, &rows, &meter).await?;
+            let rest = reader.fetch_rest(group, &results, &conditions, Some(&rows), &meter).await?;
             let plan = Arc::clone(&plan);
             let show = move || Ok::<_, BlockReadError>(hits(&plan, &matches, &rest.decode(table)?, HitRows::MatchesOnly));
             let found = self.on_cpu("show_matches", show).await??;

@@ -1,37 +1,31 @@
-//! Which rows of a row group a job reads, found with as little reading as possible.
+//! Reads of a row group what a query needs, of the rows that can match, in steps of which each may rule out the next.
 //!
 //! ```text
-//! statistics, dictionaries ─▶ pages that hold a rare value ─▶ small columns of the rest ─▶ rows
+//! statistics, dictionaries ─▶ pages that hold a rare value ─▶ small columns ─▶ the other columns of the rows that are left
 //! ```
 
 use std::sync::Arc;
 
 use super::projection::{candidate_rows, row_group_may_match};
 use crate::base::cpu_pool::CpuPool;
+use crate::model::span_table::SpanTable;
 use crate::services::block_projection::projection_of;
 use crate::services::rpc::search::Inspection;
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::projection::Projection;
-use crate::tempodb::block::read::{BlockReader, ReadMeter};
+use crate::tempodb::block::read::{BlockReader, FetchedRest, FetchedRowGroup, ReadMeter};
 use crate::tempodb::block::selection::RowSelection;
 use crate::traceql::engine::prefilter::Prefilter;
 use crate::traceql::engine::projection::FetchSpec;
 
-/// One row in so many may be left by small columns for it to be worth reading them first. Tests have few rows, and take all that are left.
+/// One row in so many may be left by small columns for it to be worth to select rows. Tests have few rows, and select them all the same.
 const WORTHWHILE_PART: usize = if cfg!(test) { 1 } else { 4 };
 
-/// The rows of a row group that can match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RowsToRead {
-    Nothing,
-    All,
-    Only(RowSelection),
-}
-
-/// Finds the rows of one job's row groups.
+/// What is read of one job's row groups.
 pub(super) struct RowFinder<'a> {
     reader: &'a BlockReader,
     fetch: &'a FetchSpec,
+    wanted: &'a Projection,
     meter: &'a ReadMeter,
     cpu: &'a CpuPool,
     /// Until it leaves too many rows.
@@ -40,41 +34,56 @@ pub(super) struct RowFinder<'a> {
     passed_over: Inspection,
 }
 
-impl RowsToRead {
-    pub(super) fn is_nothing(&self) -> bool {
-        *self == Self::Nothing
-    }
+/// The rows of a row group that can match, not decoded yet.
+pub(super) struct FoundRows {
+    /// `None`: all.
+    pub(super) rows: Option<RowSelection>,
+    columns: Columns,
+}
 
-    /// `None`: all, or nothing.
-    pub(super) fn selection(&self) -> Option<&RowSelection> {
-        if let Self::Only(rows) = self { Some(rows) } else { None }
-    }
+enum Columns {
+    All(FetchedRowGroup),
+    /// What completes a table of small columns.
+    Rest(FetchedRest, SpanTable),
+}
 
-    fn of(rows: RowSelection) -> Self {
-        if rows.is_empty() { Self::Nothing } else { Self::Only(rows) }
+impl FoundRows {
+    /// CPU-bound.
+    pub(super) fn decode(self) -> Result<SpanTable, BlockReadError> {
+        match self.columns {
+            Columns::All(fetched) => fetched.decode(),
+            Columns::Rest(fetched, table) => fetched.decode(table),
+        }
     }
 }
 
 impl<'a> RowFinder<'a> {
+    /// Reads `wanted`, which has all that `fetch` and `prefilter` name.
     pub(super) fn new(
         reader: &'a BlockReader,
-        fetch: &'a FetchSpec,
+        (fetch, wanted): (&'a FetchSpec, &'a Projection),
         prefilter: Option<&Arc<Prefilter>>,
         meter: &'a ReadMeter,
         cpu: &'a CpuPool,
     ) -> Self {
         let prefilter = prefilter.map(|prefilter| (Arc::clone(prefilter), projection_of(prefilter.fetch())));
-        Self { reader, fetch, meter, cpu, prefilter, passed_over: Inspection::default() }
+        Self { reader, fetch, wanted, meter, cpu, prefilter, passed_over: Inspection::default() }
     }
 
-    pub(super) async fn rows_of(&mut self, group: usize) -> Result<RowsToRead, BlockReadError> {
+    /// Fetches the rows of a row group that can match; `None`: there are none.
+    pub(super) async fn fetch(&mut self, group: usize) -> Result<Option<FoundRows>, BlockReadError> {
         if !row_group_may_match(self.reader, group, self.fetch, self.meter, self.cpu).await? {
-            return Ok(RowsToRead::Nothing);
+            return Ok(None);
         }
-        if let Some(rows) = candidate_rows(self.reader, group, self.fetch, self.meter, self.cpu).await? {
-            return Ok(RowsToRead::of(rows));
+        let rows = candidate_rows(self.reader, group, self.fetch, self.meter, self.cpu).await?;
+        if rows.as_ref().is_some_and(RowSelection::is_empty) {
+            return Ok(None);
         }
-        self.prefiltered(group).await
+        if let (None, Some((prefilter, small))) = (&rows, &self.prefilter) {
+            return self.prefiltered(group, Arc::clone(prefilter), small.clone()).await;
+        }
+        let fetched = self.reader.fetch_row_group(group, self.wanted, rows.as_ref(), self.meter).await?;
+        Ok(Some(FoundRows { rows, columns: Columns::All(fetched) }))
     }
 
     /// What was looked at beside the rows that were returned.
@@ -82,26 +91,48 @@ impl<'a> RowFinder<'a> {
         self.passed_over
     }
 
-    async fn prefiltered(&mut self, group: usize) -> Result<RowsToRead, BlockReadError> {
-        let Some((prefilter, projection)) = &self.prefilter else { return Ok(RowsToRead::All) };
-        let fetched = self.reader.fetch_row_group(group, projection, None, self.meter).await?;
-        let prefilter = Arc::clone(prefilter);
-        let job = move || {
-            let table = fetched.decode()?;
-            let rows = prefilter.rows(&table);
-            let traces = table.trace_count() - rows.count();
-            let kept_spans: usize = rows.iter().map(|row| table.spans_of_trace(row).len()).sum();
-            let spans = table.span_count() - kept_spans;
-            Ok::<_, BlockReadError>((rows, Inspection { traces: traces as u64, spans: spans as u64, ..Inspection::default() }))
+    async fn prefiltered(
+        &mut self,
+        group: usize,
+        prefilter: Arc<Prefilter>,
+        small: Projection,
+    ) -> Result<Option<FoundRows>, BlockReadError> {
+        let fetched = self.reader.fetch_row_group(group, &small, None, self.meter).await?;
+        let job = move || prefilter_table(&prefilter, fetched.decode()?);
+        let Ok(found) = self.cpu.run("prefilter_row_group", job).await else {
+            // A pool that fails will say so when this is decoded.
+            let fetched = self.reader.fetch_row_group(group, self.wanted, None, self.meter).await?;
+            return Ok(Some(FoundRows { rows: None, columns: Columns::All(fetched) }));
         };
-        // A pool that fails will say so when the row group is decoded.
-        let Ok(found) = self.cpu.run("prefilter_row_group", job).await else { return Ok(RowsToRead::All) };
-        let (rows, passed_over) = found?;
-        if rows.count() > self.reader.rows(group) / WORTHWHILE_PART {
-            self.prefilter = None;
-            return Ok(RowsToRead::All);
-        }
+        let Prefiltered { rows, table, passed_over } = found?;
         self.passed_over.add(passed_over);
-        Ok(RowsToRead::of(RowSelection::from_rows(rows.iter())))
+        if rows.is_none() {
+            self.prefilter = None;
+        }
+        if rows.as_ref().is_some_and(RowSelection::is_empty) {
+            return Ok(None);
+        }
+        let rest = self.reader.fetch_rest(group, self.wanted, &small, rows.as_ref(), self.meter).await?;
+        Ok(Some(FoundRows { rows, columns: Columns::Rest(rest, table) }))
     }
+}
+
+/// A table of small columns, cut down to the rows that can match.
+struct Prefiltered {
+    /// `None`: all, because too many can.
+    rows: Option<RowSelection>,
+    table: SpanTable,
+    passed_over: Inspection,
+}
+
+fn prefilter_table(prefilter: &Prefilter, mut table: SpanTable) -> Result<Prefiltered, BlockReadError> {
+    let (traces, spans) = (table.trace_count(), table.span_count());
+    let rows = prefilter.rows(&table);
+    if rows.count() > traces / WORTHWHILE_PART {
+        return Ok(Prefiltered { rows: None, table, passed_over: Inspection::default() });
+    }
+    table.keep_rows(rows.iter());
+    let passed_over =
+        Inspection { traces: (traces - table.trace_count()) as u64, spans: (spans - table.span_count()) as u64, ..Inspection::default() };
+    Ok(Prefiltered { rows: Some(RowSelection::from_rows(rows.iter())), table, passed_over })
 }

@@ -84,20 +84,16 @@ impl Querier {
         };
         let mut raw = RawMetrics::new(&plan, job_options(request, window)).map_err(engine_error)?;
         let mut seen = Inspection::default();
-        let mut finder = RowFinder::new(&reader, &fetch, plan.prefilter(), &meter, &self.cpu);
+        let mut finder = RowFinder::new(&reader, (&fetch, &projection), plan.prefilter(), &meter, &self.cpu);
         for group in promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group)) {
             if raw.is_full() {
                 break;
             }
-            let to_read = finder.rows_of(group).await?;
-            if to_read.is_nothing() {
-                continue;
-            }
-            let fetched = reader.fetch_row_group(group, &projection, to_read.selection(), &meter).await?;
+            let Some(found) = finder.fetch(group).await? else { continue };
             let cancelled = Arc::clone(&cancel.0);
             let (counted, inspected) = self
                 .on_cpu("count_row_group", move || {
-                    let table = fetched.decode()?;
+                    let table = found.decode()?;
                     let inspected = raw.add(&table, None, &cancelled).map_err(engine_error)?;
                     Ok::<_, JobError>((raw, inspected))
                 })

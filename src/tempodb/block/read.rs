@@ -298,14 +298,14 @@ impl BlockReader {
         group: usize,
         wanted: &Projection,
         known: &Projection,
-        rows: &RowSelection,
+        rows: Option<&RowSelection>,
         meter: &ReadMeter,
     ) -> Result<FetchedRest, BlockReadError> {
         if Derived::of(wanted, &self.file) != Derived::default() {
-            return Ok(FetchedRest::Everything(self.fetch_row_group(group, wanted, Some(rows), meter).await?));
+            return Ok(FetchedRest::Everything(self.fetch_row_group(group, wanted, rows, meter).await?));
         }
         let projection = wanted.without(known);
-        let fetched = self.fetch(group, &self.columns_below_skeleton(&projection), Some(rows), meter).await?;
+        let fetched = self.fetch(group, &self.columns_below_skeleton(&projection), rows, meter).await?;
         Ok(FetchedRest::Rest(FetchedRowGroup { fetched, projection, meta: Arc::clone(&self.meta), options: self.options.clone() }))
     }
 

@@ -23,7 +23,7 @@ use crate::base::bitset::Bitset;
 use crate::model::span_table::SpanTable;
 use crate::traceql::engine::source::TableSpans;
 use crate::traceql::types::Static;
-use tally::{NO_ROW, Tally, Total, values_of};
+use tally::{Buffers, NO_ROW, Tally, Total, values_of};
 
 /// Values kept per attribute and side before the end, as a multiple of those reported.
 const CANDIDATES: usize = 4;
@@ -44,12 +44,13 @@ pub(super) struct RawCompare {
     series: Accumulator,
     /// By side; attached to the totals of all attributes they name.
     exemplars: [Exemplars; 2],
+    buffers: Buffers,
 }
 
 impl RawCompare {
     pub(super) fn new(window: Window, exemplars: u32) -> Self {
         let sides = [(); 2].map(|()| Exemplars::new(&window, exemplars, false));
-        Self { series: Accumulator::new(Kind::Count, window, 1.0, 0), exemplars: sides }
+        Self { series: Accumulator::new(Kind::Count, window, 1.0, 0), exemplars: sides, buffers: Buffers::default() }
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -62,7 +63,7 @@ impl RawCompare {
         }
         let table = spans.table();
         let is_selected = selected(function, spans, chosen);
-        let tally = Tally::new(table, chosen, &is_selected);
+        let tally = Tally::new(table, chosen, &is_selected, std::mem::take(&mut self.buffers));
         let mut rows = vec![[None; 2]; tally.keys().len()];
         for Total { key, side, interval, weight } in tally.totals() {
             let labels = || meta_labels(TOTALS[side], &tally.keys()[key], Static::Nil);
@@ -73,6 +74,7 @@ impl RawCompare {
         }
         let rows = self.rows(&tally, function.top_n);
         tally.count(&rows, |row, interval, weight| self.series.add(row, interval, 0.0, weight));
+        self.buffers = tally.into_buffers();
         self.add_exemplars(table, chosen, &is_selected);
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::ops::Range;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -194,10 +195,35 @@ pub(super) struct Tally<'t> {
     key_of: Vec<u32>,
     values: Vec<Counter>,
     counts: Vec<[f64; 2]>,
-    /// By value: the hash of a text.
-    hashes: Vec<u64>,
     /// The value of each occurrence, in the order of a walk.
     occurrences: Vec<u32>,
+    /// What the first walk has used.
+    used: Buffers,
+}
+
+/// Memory that the tables of a job use one after the other.
+#[derive(Default)]
+pub(super) struct Buffers {
+    key_of: Vec<u32>,
+    values: Vec<Counter>,
+    counts: Vec<[f64; 2]>,
+    occurrences: Vec<u32>,
+    keys_by_id: Vec<u32>,
+    last_by_text: Vec<(u32, u32)>,
+}
+
+/// Returns `vec` without its content, with room for `len` items.
+fn emptied<T>(mut vec: Vec<T>, len: usize) -> Vec<T> {
+    vec.clear();
+    vec.reserve(len);
+    vec
+}
+
+/// Returns `vec` with nothing but `len` times `item`.
+fn filled<T: Copy>(vec: Vec<T>, len: usize, item: T) -> Vec<T> {
+    let mut vec = emptied(vec, len);
+    vec.resize(len, item);
+    vec
 }
 
 /// Finds keys and values by what they are.
@@ -207,12 +233,24 @@ struct Lookup {
     keys_by_name: HashMap<Arc<str>, u32, FixedState>,
     /// By dictionary id: the key and value met last; [`NO_ROW`]: none yet.
     last_by_text: Vec<(u32, u32)>,
-    /// The first id that was met of each text: equal texts may have several.
+    /// By key: where the ids of its texts are.
+    texts_of: Vec<TextIds>,
+    /// The first id that was met of each text of a key with [`TextIds::Anywhere`].
     texts: HashTable<(u64, StrId)>,
     /// Of the first keys, by small whole number: the value; [`NO_ROW`]: none yet.
     small: Vec<[u32; SMALL]>,
     others: HashMap<(u32, u8, u64), u32, FixedState>,
     hasher: FixedState,
+}
+
+/// Where the ids of a key's texts are.
+#[derive(Clone, PartialEq)]
+enum TextIds {
+    None,
+    /// Where no two mean the same text.
+    Within(Range<u32>),
+    /// Equal texts may have several ids.
+    Anywhere,
 }
 
 /// Whole numbers below this are found without a search: codes, ports, sizes.
@@ -222,11 +260,12 @@ const SMALL_END: i64 = SMALL as i64;
 const MAX_SMALL: usize = 256;
 
 impl Lookup {
-    fn new(pool: &StringPool) -> Self {
+    fn new(pool: &StringPool, buffers: &mut Buffers) -> Self {
         Self {
-            keys_by_id: vec![NO_ROW; pool.len()],
+            keys_by_id: filled(std::mem::take(&mut buffers.keys_by_id), pool.len(), NO_ROW),
             keys_by_name: HashMap::default(),
-            last_by_text: vec![(NO_ROW, NO_ROW); pool.len()],
+            last_by_text: filled(std::mem::take(&mut buffers.last_by_text), pool.len(), (NO_ROW, NO_ROW)),
+            texts_of: Vec::new(),
             texts: HashTable::new(),
             small: Vec::new(),
             others: HashMap::default(),
@@ -234,12 +273,39 @@ impl Lookup {
         }
     }
 
-    /// Returns the hash of a text and the first id of it.
-    fn first_id(&mut self, pool: &StringPool, id: StrId) -> (u64, StrId) {
+    /// Notes the value met last of a text; the one before is found by search from now on.
+    fn set_last(&mut self, id: StrId, key: u32, value: u32) {
+        let (last_key, last) = std::mem::replace(&mut self.last_by_text[id.index()], (key, value));
+        if last_key != NO_ROW && last_key != key {
+            let (kind, bits) = Counter::Text(id).bits();
+            self.others.entry((last_key, kind, bits)).or_insert(last);
+        }
+    }
+
+    /// Returns the first id of a text.
+    fn first_id(&mut self, pool: &StringPool, id: StrId) -> StrId {
         let text = pool.get(id);
         let hash = self.hasher.hash_one(text);
         let is_same = |(known, other): &(u64, StrId)| *known == hash && pool.get(*other) == text;
-        *self.texts.entry(hash, is_same, |(hash, _)| *hash).or_insert((hash, id)).get()
+        self.texts.entry(hash, is_same, |(hash, _)| *hash).or_insert((hash, id)).get().1
+    }
+
+    /// Whether `id` can be another id of a text that the key has already. Returns that, and whether it could not before.
+    fn may_have_equals(&mut self, pool: &StringPool, key: u32, id: StrId) -> (bool, bool) {
+        let known = &mut self.texts_of[key as usize];
+        match known {
+            TextIds::Anywhere => return (true, false),
+            TextIds::Within(ids) if ids.contains(&id.0) => return (false, false),
+            TextIds::Within(_) => {}
+            TextIds::None => {
+                if let Some(ids) = pool.distinct_around(id) {
+                    *known = TextIds::Within(ids);
+                    return (false, false);
+                }
+            }
+        }
+        *known = TextIds::Anywhere;
+        (true, true)
     }
 }
 
@@ -312,27 +378,33 @@ impl Totals {
 
 impl<'t> Tally<'t> {
     /// Makes the first walk.
-    pub(super) fn new(table: &'t SpanTable, chosen: &Chosen, is_selected: &[bool]) -> Self {
+    pub(super) fn new(table: &'t SpanTable, chosen: &Chosen, is_selected: &[bool], mut buffers: Buffers) -> Self {
         let of_spans = Owners::of_spans(chosen, is_selected);
         let totals = Totals::of_spans(&of_spans);
         let levels = levels(table, of_spans);
+        let mut lookup = Lookup::new(&table.strings, &mut buffers);
         let mut this = Self {
             pool: &table.strings,
             levels: Vec::new(),
             keys: Vec::new(),
             totals,
-            key_of: Vec::new(),
-            values: Vec::new(),
-            counts: Vec::new(),
-            hashes: Vec::new(),
-            occurrences: Vec::with_capacity(levels.iter().map(Level::occurrences).sum()),
+            key_of: emptied(buffers.key_of, 0),
+            values: emptied(buffers.values, 0),
+            counts: emptied(buffers.counts, 0),
+            occurrences: emptied(buffers.occurrences, levels.iter().map(Level::occurrences).sum()),
+            used: Buffers::default(),
         };
-        let mut lookup = Lookup::new(this.pool);
         for level in &levels {
             level.columns.iter().for_each(|column| this.find_values(&mut lookup, level, column));
         }
         this.levels = levels;
+        this.used = Buffers { keys_by_id: lookup.keys_by_id, last_by_text: lookup.last_by_text, ..Buffers::default() };
         this
+    }
+
+    /// Returns the memory for the next table.
+    pub(super) fn into_buffers(self) -> Buffers {
+        Buffers { key_of: self.key_of, values: self.values, counts: self.counts, occurrences: self.occurrences, ..self.used }
     }
 
     fn find_values(&mut self, lookup: &mut Lookup, level: &Level<'_>, column: &Column<'_>) {
@@ -405,6 +477,7 @@ impl<'t> Tally<'t> {
         let key = self.keys.len() as u32;
         self.keys.push(name.clone());
         self.totals.add_key();
+        lookup.texts_of.push(TextIds::None);
         if lookup.small.len() < MAX_SMALL {
             lookup.small.push([NO_ROW; SMALL]);
         }
@@ -421,11 +494,11 @@ impl<'t> Tally<'t> {
                 if known != NO_ROW {
                     return known;
                 }
-                let found = self.add(key, value, 0);
+                let found = self.add(key, value);
                 lookup.small[key as usize][number as usize] = found;
                 found
             }
-            other => self.other(lookup, key, other, 0),
+            other => self.other(lookup, key, other),
         }
     }
 
@@ -437,33 +510,43 @@ impl<'t> Tally<'t> {
     }
 
     /// Returns the number of a text that was not met before as a value of the key, or as one of another key in between.
+    #[inline(never)]
     fn other_text(&mut self, lookup: &mut Lookup, key: u32, id: StrId) -> u32 {
-        let (hash, first) = lookup.first_id(self.pool, id);
+        let (may_have_equals, is_new) = lookup.may_have_equals(self.pool, key, id);
+        if is_new {
+            self.index_texts(lookup, key);
+        }
+        let first = if may_have_equals { lookup.first_id(self.pool, id) } else { id };
         let (last_key, last) = lookup.last_by_text[first.index()];
-        let found = if last_key == key {
-            last
-        } else if last_key == NO_ROW {
-            self.add(key, Counter::Text(first), hash)
-        } else {
-            let (kind, bits) = Counter::Text(first).bits();
-            lookup.others.entry((last_key, kind, bits)).or_insert(last);
-            self.other(lookup, key, Counter::Text(first), hash)
+        let found = match last_key {
+            _ if last_key == key => last,
+            NO_ROW => self.add(key, Counter::Text(first)),
+            _ => self.other(lookup, key, Counter::Text(first)),
         };
-        lookup.last_by_text[first.index()] = (key, found);
-        lookup.last_by_text[id.index()] = (key, found);
+        lookup.set_last(first, key, found);
+        lookup.set_last(id, key, found);
         found
     }
 
-    fn other(&mut self, lookup: &mut Lookup, key: u32, value: Counter, hash: u64) -> u32 {
-        let (kind, bits) = value.bits();
-        *lookup.others.entry((key, kind, bits)).or_insert_with(|| self.add(key, value, hash))
+    /// Prepares to find the texts of a key by what they are, as further ids may mean the same.
+    fn index_texts(&self, lookup: &mut Lookup, key: u32) {
+        for (value, _) in self.key_of.iter().enumerate().filter(|(_, of)| **of == key) {
+            if let Counter::Text(id) = self.values[value] {
+                let (kind, bits) = Counter::Text(lookup.first_id(self.pool, id)).bits();
+                lookup.others.insert((key, kind, bits), value as u32);
+            }
+        }
     }
 
-    fn add(&mut self, key: u32, value: Counter, hash: u64) -> u32 {
+    fn other(&mut self, lookup: &mut Lookup, key: u32, value: Counter) -> u32 {
+        let (kind, bits) = value.bits();
+        *lookup.others.entry((key, kind, bits)).or_insert_with(|| self.add(key, value))
+    }
+
+    fn add(&mut self, key: u32, value: Counter) -> u32 {
         self.key_of.push(key);
         self.values.push(value);
         self.counts.push([0.0; 2]);
-        self.hashes.push(hash);
         self.values.len() as u32 - 1
     }
 
@@ -489,22 +572,29 @@ impl<'t> Tally<'t> {
                 by_key[*key as usize].push(value as u32);
             }
         }
-        for found in by_key.iter_mut().filter(|found| found.len() > keep) {
-            found.select_nth_unstable_by(keep, |a, b| self.by_frequency(*a as usize, *b as usize, side));
-            found.truncate(keep);
-        }
+        by_key.iter_mut().filter(|found| found.len() > keep).for_each(|found| self.keep_frequent(found, side, keep));
         by_key
     }
 
-    /// The more frequent value first; of equal ones what comes first by hash or number, so that all jobs choose the same.
-    fn by_frequency(&self, a: usize, b: usize, side: usize) -> std::cmp::Ordering {
-        let by_value = || match (self.values[a], self.values[b]) {
-            (Counter::Text(a), Counter::Text(b)) => self.pool.get(a).cmp(self.pool.get(b)),
-            (Counter::Int(a), Counter::Int(b)) => a.cmp(&b),
-            (Counter::Float(a), Counter::Float(b)) => a.total_cmp(&b),
-            (a, b) => a.bits().cmp(&b.bits()),
+    /// Keeps the more frequent values; of equal ones those whose hashes come first, so that all jobs choose the same.
+    fn keep_frequent(&self, values: &mut Vec<u32>, side: usize, keep: usize) {
+        let count = |value: &u32| self.counts[*value as usize][side];
+        let mut counts: Vec<f64> = values.iter().map(count).collect();
+        let (_, least, _) = counts.select_nth_unstable_by(keep - 1, |a, b| b.total_cmp(a));
+        let least = *least;
+        let hasher = FixedState::default();
+        let hash = |value: u32| match self.values[value as usize] {
+            Counter::Text(id) => hasher.hash_one(self.pool.get(id)),
+            other => hasher.hash_one(other.bits()),
         };
-        self.counts[b][side].total_cmp(&self.counts[a][side]).then(self.hashes[a].cmp(&self.hashes[b])).then_with(by_value)
+        let mut ties: Vec<(u64, u32)> = values.iter().filter(|value| count(value) == least).map(|value| (hash(*value), *value)).collect();
+        values.retain(|value| count(value) > least);
+        let wanted = keep - values.len();
+        if wanted < ties.len() {
+            ties.select_nth_unstable(wanted);
+            ties.truncate(wanted);
+        }
+        values.extend(ties.into_iter().map(|(_, value)| value));
     }
 
     pub(super) fn label(&self, value: u32) -> Static {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::ids::{SpanId, TraceId};
+use crate::model::span_table::Value;
 use crate::traceql::testing::{TestSpan, TestTrace, TestValue, table_of};
 
 const SECOND: u64 = 1_000_000_000;
@@ -80,6 +81,39 @@ fn memory_is_limited() {
     let options = JobOptions { window: too_fine, exemplars: 0, max_series: 0 };
     let refused = RawMetrics::new(&plan("{} | rate()"), options).map(|_| ()).unwrap_err();
     assert_eq!(refused.to_string(), "step is too small: a query may have 1000000 intervals");
+}
+
+/// Decoded tables may name a text by several ids, here by one of its own for each span.
+#[test]
+fn compare_counts_texts_whatever_their_ids() {
+    let span = |n: u64| {
+        // text i occurs i times, so that the frequent ones of a hundred are known
+        let text = (0..100).find(|i| n < i * (i + 1) / 2).unwrap_or(100);
+        let attributes = ["k", "other"].map(|key| (key.to_owned(), TestValue::Str(format!("text {text}")))).to_vec();
+        TestSpan { id: SpanId((n + 1).to_be_bytes()), start_unix_nanos: 5 * SECOND, attributes, ..TestSpan::default() }
+    };
+    let table = table_of(&[TestTrace { id: TraceId([1; 16]), spans: (0..5_050).map(span).collect() }]);
+    let renamed = |first: usize| {
+        let mut renamed = table.clone();
+        for value in &mut renamed.spans.attrs.values[first..] {
+            if let Value::Str(id) = value {
+                *id = renamed.strings.push(table.strings.get(*id));
+            }
+        }
+        renamed
+    };
+    let window = Window::instant(SECOND, 10 * SECOND);
+    let series = |table: SpanTable| {
+        let set = raw(&plan("{} | compare({ span.k = `text 7` }, 5)"), JobOptions { window, exemplars: 0, max_series: 0 }, &[table]);
+        let mut series: Vec<_> = set.series.iter().map(|series| format!("{:?} {:?}", series.labels, series.samples)).collect();
+        series.sort();
+        series
+    };
+    let expected = series(table.clone());
+    assert!(expected.iter().any(|series| series.contains("text 99")) && !expected.iter().any(|series| series.contains("text 30")));
+    for first in [0, 1, 5_000] {
+        assert_eq!(series(renamed(first)), expected, "{first}");
+    }
 }
 
 #[test]
