@@ -203,26 +203,21 @@ impl TableSpans<'_> {
     /// Returns for each span the code of its owner on `level`, nil when the column was not read.
     fn inherit(&self, level: Level, codes: &[u32], spans: &[u32]) -> Vec<u32> {
         let table = self.evaluator.table;
-        let mut scopes = OwnerCursor::new(&table.scopes.spans);
-        let mut resources = OwnerCursor::new(&table.resources.scopes);
-        let mut traces = OwnerCursor::new(&table.traces.resources);
-        let bounds = table.scopes.spans.bounds();
-        let (mut end, mut code) = (0, 0);
-        let of_span = |span: &u32| {
-            if *span >= end {
-                let mut owner = scopes.owner_of(*span as usize);
-                end = bounds[owner + 1];
-                if level <= Level::Resource {
-                    owner = resources.owner_of(owner);
-                }
-                if level == Level::Trace {
-                    owner = traces.owner_of(owner);
-                }
-                code = codes.get(owner).copied().unwrap_or(0);
-            }
-            code
+        let (traces, resources, scopes) = (table.traces.resources.bounds(), table.resources.scopes.bounds(), table.scopes.spans.bounds());
+        let (owners, end_of): (usize, &dyn Fn(usize) -> u32) = match level {
+            Level::Trace => (traces.len() - 1, &|owner| scopes[resources[traces[owner + 1] as usize] as usize]),
+            Level::Resource => (resources.len() - 1, &|owner| scopes[resources[owner + 1] as usize]),
+            Level::Scope | Level::Span | Level::Event | Level::Link => (scopes.len() - 1, &|owner| scopes[owner + 1]),
         };
-        spans.iter().map(of_span).collect()
+        let mut of_spans = Vec::with_capacity(spans.len());
+        for owner in 0..owners {
+            let (from, end) = (of_spans.len(), end_of(owner));
+            let Some(rest) = spans.get(from..).filter(|rest| !rest.is_empty()) else { break };
+            let count = rest.iter().take_while(|span| **span < end).count();
+            of_spans.resize(from + count, codes.get(owner).copied().unwrap_or(0));
+        }
+        debug_assert_eq!(of_spans.len(), spans.len(), "every span has an owner");
+        of_spans
     }
 
     fn code_at(&mut self, book: &mut CodeBook, attrs: &Attrs, at: u32) -> u32 {

@@ -1,18 +1,21 @@
 //! Moving selections and single items between the levels of a table.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use crate::base::bitset::Bitset;
 use crate::model::span_table::{Offsets, SpanTable};
 
 use super::expr::Level;
 
-/// The hierarchy of one table. Owner lists are made when first asked for.
+/// The hierarchy of one table. Owner lists are made when owners are asked for often.
 pub(super) struct Levels<'t> {
     table: &'t SpanTable,
-    /// For each level but the first: item → owner on the level above.
-    owners: [OnceCell<Vec<u32>>; 5],
+    /// For each level but the first: item → owner on the level above, and how many were asked for before there was a list.
+    owners: [(OnceCell<Vec<u32>>, Cell<u32>); 5],
 }
+
+/// Owners that are searched for before a list is made.
+const SEARCHES: u32 = 200;
 
 impl<'t> Levels<'t> {
     pub(super) fn new(table: &'t SpanTable) -> Self {
@@ -52,8 +55,13 @@ impl<'t> Levels<'t> {
         let (mut item, mut at) = (item, from);
         while at > to {
             let Some((owner, offsets)) = self.above(at) else { return item };
-            let owners = self.owners[at as usize - 1].get_or_init(|| owners_of(offsets));
-            item = owners[item] as usize;
+            let (owners, searched) = &self.owners[at as usize - 1];
+            if searched.get() < SEARCHES {
+                searched.set(searched.get() + 1);
+                item = offsets.owner_of(item);
+            } else {
+                item = owners.get_or_init(|| owners_of(offsets))[item] as usize;
+            }
             at = owner;
         }
         item

@@ -59,26 +59,29 @@ impl Levels {
 
     /// Returns, for each item of `level`, the index of its first item of `level + 1`, and at the end the number of those.
     pub(in crate::tempodb::block) fn bounds(&self, level: u8) -> Result<Vec<u32>> {
-        let mut bounds = Vec::new();
+        let mut bounds = Vec::with_capacity(self.len() / 2);
+        let mut in_word = [0; WORD];
         let mut items = 0_u32;
         for word in self.words() {
             let (mut owners, parts) = (word.items(level), word.items(level + 1));
-            let in_word = parts.count_ones();
+            let parts_here = parts.count_ones();
             if owners == parts {
-                bounds.extend(items..items + in_word);
-            } else if parts == u64::MAX {
-                while owners != 0 {
-                    bounds.push(items + owners.trailing_zeros());
-                    owners &= owners - 1;
-                }
+                bounds.extend(items..items + parts_here);
             } else {
+                let mut found = 0;
                 while owners != 0 {
-                    let below = (owners & owners.wrapping_neg()) - 1;
-                    bounds.push(items + (parts & below).count_ones());
+                    let at = owners.trailing_zeros();
+                    // a look at the mask is cheaper than counting its bits
+                    let before = if parts == u64::MAX { at } else { (parts & ((1 << at) - 1)).count_ones() };
+                    if let Some(slot) = in_word.get_mut(found) {
+                        *slot = items + before;
+                    }
+                    found += 1;
                     owners &= owners - 1;
                 }
+                bounds.extend_from_slice(in_word.get(..found).unwrap_or_default());
             }
-            items += in_word;
+            items += parts_here;
         }
         if bounds.first().copied().unwrap_or(items) != 0 {
             return Err(DecodeError::Corrupt("repetition levels"));
