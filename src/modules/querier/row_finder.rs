@@ -44,7 +44,7 @@ pub(super) struct FoundRows {
 enum Columns {
     All(FetchedRowGroup),
     /// What completes a table of small columns.
-    Rest(FetchedRest, SpanTable),
+    Rest(FetchedRest, Box<SpanTable>),
 }
 
 impl FoundRows {
@@ -52,7 +52,7 @@ impl FoundRows {
     pub(super) fn decode(self) -> Result<SpanTable, BlockReadError> {
         match self.columns {
             Columns::All(fetched) => fetched.decode(),
-            Columns::Rest(fetched, table) => fetched.decode(table),
+            Columns::Rest(fetched, table) => fetched.decode(*table),
         }
     }
 }
@@ -113,7 +113,7 @@ impl<'a> RowFinder<'a> {
             return Ok(None);
         }
         let rest = self.reader.fetch_rest(group, self.wanted, &small, rows.as_ref(), self.meter).await?;
-        Ok(Some(FoundRows { rows, columns: Columns::Rest(rest, table) }))
+        Ok(Some(FoundRows { rows, columns: Columns::Rest(rest, Box::new(table)) }))
     }
 }
 
