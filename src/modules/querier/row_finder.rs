@@ -61,7 +61,8 @@ impl<'a> RowFinder<'a> {
     /// Reads `wanted`, which has all that `fetch` and `prefilter` name.
     pub(super) fn new(
         reader: &'a BlockReader,
-        (fetch, wanted): (&'a FetchSpec, &'a Projection),
+        fetch: &'a FetchSpec,
+        wanted: &'a Projection,
         prefilter: Option<&Arc<Prefilter>>,
         meter: &'a ReadMeter,
         cpu: &'a CpuPool,

@@ -27,8 +27,6 @@ mod lifecycle;
 mod list;
 mod listing_filter;
 mod open;
-#[cfg(target_os = "linux")]
-mod page_cache;
 mod read;
 mod retry_budget;
 mod s3;

@@ -57,12 +57,6 @@ impl Backend {
     }
 
     async fn request(&self, key: &Path, requests: &[Range<u64>]) -> Result<Vec<Bytes>, BackendError> {
-        #[cfg(target_os = "linux")]
-        if let (Kind::Local, super::Place::Folder(folder)) = (self.kind, &self.place)
-            && let Some(buffers) = super::page_cache::read(&folder.join(key.as_ref()), requests)
-        {
-            return Ok(buffers);
-        }
         let read = match self.kind {
             // One system call after the other on one blocking thread.
             Kind::Local | Kind::Other => self.store.get_ranges(key, requests).await,

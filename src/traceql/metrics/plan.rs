@@ -123,8 +123,11 @@ impl MetricsPlan {
             Some(Static::Bool(false)) => Some(0),
             _ => None,
         };
-        // several sub-queries need the traces of any
-        let prefilter = if let [only] = parts.as_slice() { only.source.prefilter(&fetch).map(Arc::new) } else { None };
+        // Several sub-queries need the traces of any, and samples are taken of all that there is.
+        let prefilter = match parts.as_slice() {
+            [only] if sampling.rate == SampleRate::All => only.source.prefilter(&fetch).map(Arc::new),
+            _ => None,
+        };
         Ok(Self(Arc::new(Inner { parts, expr, fetch, prefilter, exemplars, sampling, extrapolates })))
     }
 
