@@ -3,8 +3,12 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
+
+/// A process that ends, or starts a child, holds its locks a moment longer than it wants them.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Name of the lock file.
 pub const LOCK_NAME: &str = "lock";
@@ -24,12 +28,18 @@ pub enum LockFailure {
 }
 
 impl DirectoryLock {
-    /// Locks `directory`, which must exist. Never waits.
+    /// Locks `directory`, which must exist. Waits up to [`PATIENCE`] for a holder that is about to let go.
     pub fn acquire(directory: &Path) -> Result<Self, LockFailure> {
         let path = directory.join(LOCK_NAME);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(LockFailure::Io)?;
-        match file.try_lock() {
+        let started = Instant::now();
+        let mut locked = file.try_lock();
+        while matches!(locked, Err(TryLockError::WouldBlock)) && started.elapsed() < PATIENCE {
+            std::thread::sleep(PATIENCE / 20);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -58,5 +68,16 @@ mod tests {
         assert!(matches!(refused, LockFailure::Held(Some(pid)) if pid == std::process::id().to_string()));
         drop(held);
         DirectoryLock::acquire(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_holder_that_lets_go_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = DirectoryLock::acquire(folder.path()).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| DirectoryLock::acquire(folder.path()));
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
     }
 }
