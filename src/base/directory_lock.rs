@@ -30,13 +30,20 @@ pub enum LockFailure {
 impl DirectoryLock {
     /// Locks `directory`, which must exist. Waits up to [`PATIENCE`] for a holder that is about to let go.
     pub fn acquire(directory: &Path) -> Result<Self, LockFailure> {
+        let started = Instant::now();
+        Self::acquire_patiently(directory, || {
+            std::thread::sleep(PATIENCE / 20);
+            started.elapsed() < PATIENCE
+        })
+    }
+
+    /// Tries again as long as `wait` says so.
+    fn acquire_patiently(directory: &Path, mut wait: impl FnMut() -> bool) -> Result<Self, LockFailure> {
         let path = directory.join(LOCK_NAME);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(LockFailure::Io)?;
-        let started = Instant::now();
         let mut locked = file.try_lock();
-        while matches!(locked, Err(TryLockError::WouldBlock)) && started.elapsed() < PATIENCE {
-            std::thread::sleep(PATIENCE / 20);
+        while matches!(locked, Err(TryLockError::WouldBlock)) && wait() {
             locked = file.try_lock();
         }
         match locked {
@@ -73,11 +80,8 @@ mod tests {
     #[test]
     fn a_holder_that_lets_go_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let held = DirectoryLock::acquire(folder.path()).unwrap();
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| DirectoryLock::acquire(folder.path()));
-            drop(held);
-            waiting.join().unwrap().unwrap();
-        });
+        let mut held = Some(DirectoryLock::acquire(folder.path()).unwrap());
+        DirectoryLock::acquire_patiently(folder.path(), || held.take().is_some()).unwrap();
+        assert!(held.is_none(), "it was held at first");
     }
 }

@@ -31,13 +31,13 @@ pub struct StringPool {
     ends: Vec<u32>,
     /// No string is known to be here twice, because an [`Interner`] brought them all.
     is_interned: bool,
-    /// Ids of the dictionaries that came as a whole, ascending.
-    blocks: Vec<Range<u32>>,
+    /// Ids of whole dictionaries, ascending.
+    dictionaries: Vec<Range<u32>>,
 }
 
 impl Default for StringPool {
     fn default() -> Self {
-        Self { bytes: Vec::new(), ends: vec![0], is_interned: true, blocks: Vec::new() }
+        Self { bytes: Vec::new(), ends: vec![0], is_interned: true, dictionaries: Vec::new() }
     }
 }
 
@@ -65,8 +65,8 @@ impl StringPool {
         if self.is_interned {
             return Some(0..self.ends.len() as u32);
         }
-        let at = self.blocks.partition_point(|block| block.end <= id.0);
-        self.blocks.get(at).filter(|block| block.contains(&id.0)).cloned()
+        let at = self.dictionaries.partition_point(|ids| ids.end <= id.0);
+        self.dictionaries.get(at).filter(|ids| ids.contains(&id.0)).cloned()
     }
 
     /// Stores `value` without looking for an equal one; the empty string gets [`StrId::EMPTY`].
@@ -85,7 +85,7 @@ impl StringPool {
         id
     }
 
-    /// Stores a whole dictionary: string `i` is the bytes from `ends[i - 1]` (0 for the first) to `ends[i]` of `bytes`, and gets the id
+    /// Stores many strings at once: string `i` is the bytes from `ends[i - 1]` (0 for the first) to `ends[i]` of `bytes`, and gets the id
     /// `first + i`, also when it is empty or known. `None`, and nothing stored, when the pool would exceed its limits.
     pub fn push_block(&mut self, bytes: &[u8], ends: &[u32]) -> Option<StrId> {
         debug_assert!(ends.is_sorted() && ends.last().is_none_or(|&end| end as usize == bytes.len()), "ends are those of the strings");
@@ -96,7 +96,13 @@ impl StringPool {
         self.is_interned = false;
         self.bytes.extend_from_slice(bytes);
         self.ends.extend(ends.iter().map(|end| base + end));
-        self.blocks.push(first.0..self.ends.len() as u32);
+        Some(first)
+    }
+
+    /// Stores a dictionary, of which no two strings are equal, as [`StringPool::push_block`] does.
+    pub fn push_dictionary(&mut self, bytes: &[u8], ends: &[u32]) -> Option<StrId> {
+        let first = self.push_block(bytes, ends)?;
+        self.dictionaries.push(first.0..self.ends.len() as u32);
         Some(first)
     }
 
@@ -130,7 +136,7 @@ impl StringPool {
         self.bytes.clear();
         self.ends.truncate(1);
         self.is_interned = true;
-        self.blocks.clear();
+        self.dictionaries.clear();
     }
 
     /// Returns all strings in id order.
@@ -252,6 +258,16 @@ mod tests {
         let strings: Vec<_> = (first.0..first.0 + 3).map(|id| pool.get(StrId(id))).collect();
         assert!(!pool.is_interned());
         assert_eq!(strings, [&b"a"[..], b"", b"bc"]);
+    }
+
+    #[test]
+    fn only_dictionaries_and_interners_are_known_to_be_distinct() {
+        let mut pool = StringPool::default();
+        assert_eq!(pool.distinct_around(StrId::EMPTY), Some(0..1));
+        let dictionary = pool.push_dictionary(b"ab", &[1, 2]).unwrap();
+        let values = pool.push_block(b"aa", &[1, 2]).unwrap();
+        let found = [StrId::EMPTY, dictionary, StrId(dictionary.0 + 1), values].map(|id| pool.distinct_around(id));
+        assert_eq!(found, [None, Some(1..3), Some(1..3), None]);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl StrColumn {
             Known::Table(vec![0; strings])
         } else {
             let full = DecodeError::TooLarge("string pool of a row group");
-            let first = pool.push_block(&self.dictionary.bytes, &self.dictionary.ends).ok_or(full)?;
+            let first = pool.push_dictionary(&self.dictionary.bytes, &self.dictionary.ends).ok_or(full)?;
             pool.push_block(&self.plain.bytes, &self.plain.ends).ok_or(full)?;
             // A dictionary may hold the empty string, whose id is fixed.
             let empty = self.strings().position(<[u8]>::is_empty).map_or(EMPTY_CODE, |code| code as u32);
@@ -261,4 +261,25 @@ pub(super) fn dictionary_codes(values: &[u8], count: usize, ranges: &[Range<usiz
     let added = codes.get(start..).unwrap_or_default();
     let highest = added.iter().fold(0, |highest, &code| highest.max(code));
     if highest as usize >= limit && !added.is_empty() { Err(DecodeError::Corrupt("dictionary code")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_outside_the_dictionary_are_not_taken_for_distinct() {
+        let plain = |texts: &[&[u8]]| -> Vec<u8> {
+            texts.iter().flat_map(|text| [&(text.len() as u32).to_le_bytes()[..], text].concat()).collect()
+        };
+        let mut column = StrColumn::default();
+        Sink::dictionary(&mut column, &plain(&[b"a", b"b"]), 2).unwrap();
+        column.decode(Encoding::Plain, &plain(&[b"a", b"a"]), 2, &[Range { start: 0, end: 2 }]).unwrap();
+        let mut pool = StringPool::default();
+        let mut ids = column.ids(100, &mut pool).unwrap();
+        let [in_dictionary, first, second] = [0, 2, 3].map(|code| ids.of(code, &mut pool).unwrap());
+        assert_eq!([in_dictionary, first, second].map(|id| pool.get(id)), [b"a"; 3]);
+        assert!(pool.distinct_around(in_dictionary).is_some());
+        assert_eq!([first, second].map(|id| pool.distinct_around(id)), [None, None]);
+    }
 }

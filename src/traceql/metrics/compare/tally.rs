@@ -191,8 +191,10 @@ pub(super) struct Tally<'t> {
     levels: Vec<Level<'t>>,
     keys: Vec<Arc<str>>,
     totals: Totals,
-    /// By value: its key, itself, and how often it occurs on each side.
-    key_of: Vec<u32>,
+    /// By key: the value found last; [`NO_ROW`]: none.
+    last_of: Vec<u32>,
+    /// By value: the one of the same key that was found before, itself, and how often it occurs on each side.
+    previous: Vec<u32>,
     values: Vec<Counter>,
     counts: Vec<[f64; 2]>,
     /// The value of each occurrence, in the order of a walk.
@@ -204,7 +206,7 @@ pub(super) struct Tally<'t> {
 /// Memory that the tables of a job use one after the other.
 #[derive(Default)]
 pub(super) struct Buffers {
-    key_of: Vec<u32>,
+    previous: Vec<u32>,
     values: Vec<Counter>,
     counts: Vec<[f64; 2]>,
     occurrences: Vec<u32>,
@@ -388,7 +390,8 @@ impl<'t> Tally<'t> {
             levels: Vec::new(),
             keys: Vec::new(),
             totals,
-            key_of: emptied(buffers.key_of, 0),
+            last_of: Vec::new(),
+            previous: emptied(buffers.previous, 0),
             values: emptied(buffers.values, 0),
             counts: emptied(buffers.counts, 0),
             occurrences: emptied(buffers.occurrences, levels.iter().map(Level::occurrences).sum()),
@@ -404,7 +407,7 @@ impl<'t> Tally<'t> {
 
     /// Returns the memory for the next table.
     pub(super) fn into_buffers(self) -> Buffers {
-        Buffers { key_of: self.key_of, values: self.values, counts: self.counts, occurrences: self.occurrences, ..self.used }
+        Buffers { previous: self.previous, values: self.values, counts: self.counts, occurrences: self.occurrences, ..self.used }
     }
 
     fn find_values(&mut self, lookup: &mut Lookup, level: &Level<'_>, column: &Column<'_>) {
@@ -416,11 +419,13 @@ impl<'t> Tally<'t> {
                         let key = self.key_of_id(lookup, id, *scope);
                         let value = match stored {
                             Stored::Str(id) => self.text(lookup, key, id),
-                            Stored::Json(_) => {
-                                self.occurrences.push(NO_ROW);
-                                continue;
-                            }
-                            other => self.value(lookup, key, Counter::of(attrs, other).unwrap_or(Counter::Nil)),
+                            other => match Counter::of(attrs, other) {
+                                Some(value) => self.value(lookup, key, value),
+                                None => {
+                                    self.occurrences.push(NO_ROW);
+                                    continue;
+                                }
+                            },
                         };
                         self.count_value(value, entries);
                         self.totals.add(key, entries);
@@ -476,6 +481,7 @@ impl<'t> Tally<'t> {
         }
         let key = self.keys.len() as u32;
         self.keys.push(name.clone());
+        self.last_of.push(NO_ROW);
         self.totals.add_key();
         lookup.texts_of.push(TextIds::None);
         if lookup.small.len() < MAX_SMALL {
@@ -530,10 +536,10 @@ impl<'t> Tally<'t> {
 
     /// Prepares to find the texts of a key by what they are, as further ids may mean the same.
     fn index_texts(&self, lookup: &mut Lookup, key: u32) {
-        for (value, _) in self.key_of.iter().enumerate().filter(|(_, of)| **of == key) {
-            if let Counter::Text(id) = self.values[value] {
+        for value in self.of_key(key) {
+            if let Counter::Text(id) = self.values[value as usize] {
                 let (kind, bits) = Counter::Text(lookup.first_id(self.pool, id)).bits();
-                lookup.others.insert((key, kind, bits), value as u32);
+                lookup.others.insert((key, kind, bits), value);
             }
         }
     }
@@ -544,10 +550,17 @@ impl<'t> Tally<'t> {
     }
 
     fn add(&mut self, key: u32, value: Counter) -> u32 {
-        self.key_of.push(key);
+        let number = self.values.len() as u32;
+        self.previous.push(std::mem::replace(&mut self.last_of[key as usize], number));
         self.values.push(value);
         self.counts.push([0.0; 2]);
-        self.values.len() as u32 - 1
+        number
+    }
+
+    /// Returns the values of a key, the one found last first.
+    fn of_key(&self, key: u32) -> impl Iterator<Item = u32> {
+        let known = |value: u32| (value != NO_ROW).then_some(value);
+        std::iter::successors(known(self.last_of[key as usize]), move |value| known(self.previous[*value as usize]))
     }
 
     /// Returns what the values of each attribute add up to.
@@ -566,14 +579,14 @@ impl<'t> Tally<'t> {
 
     /// Returns the values of each key that occur on a side, if there are more than `keep` only the most frequent.
     pub(super) fn frequent(&self, side: usize, keep: usize) -> Vec<Vec<u32>> {
-        let mut by_key = vec![Vec::new(); self.keys.len()];
-        for (value, (key, counts)) in self.key_of.iter().zip(&self.counts).enumerate() {
-            if counts[side] > 0.0 {
-                by_key[*key as usize].push(value as u32);
+        let of_key = |key: u32| {
+            let mut found: Vec<u32> = self.of_key(key).filter(|value| self.counts[*value as usize][side] > 0.0).collect();
+            if found.len() > keep {
+                self.keep_frequent(&mut found, side, keep);
             }
-        }
-        by_key.iter_mut().filter(|found| found.len() > keep).for_each(|found| self.keep_frequent(found, side, keep));
-        by_key
+            found
+        };
+        (0..self.keys.len() as u32).map(of_key).collect()
     }
 
     /// Keeps the more frequent values; of equal ones those whose hashes come first, so that all jobs choose the same.
