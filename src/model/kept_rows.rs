@@ -66,7 +66,7 @@ impl Offsets {
     }
 }
 
-/// Moves the kept items of a column together; one that was not decoded has none.
+/// Moves the kept items of a column together and gives back the memory of the others, as few are left for long; one that was not decoded has none.
 fn keep_items<T: Copy>(column: &mut Vec<T>, runs: &Runs) {
     if column.is_empty() {
         return;
@@ -77,6 +77,7 @@ fn keep_items<T: Copy>(column: &mut Vec<T>, runs: &Runs) {
         end += run.len();
     }
     column.truncate(end);
+    column.shrink_to_fit();
 }
 
 impl Attrs {
