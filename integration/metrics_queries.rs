@@ -51,7 +51,7 @@ struct Corpus {
 
 impl Corpus {
     fn new() -> Self {
-        let start = (otlp::now() / STEP - 20) * STEP;
+        let start = otlp::start_within_a_window(19 * STEP, (TRACES + 1) * TRACE_EVERY) / STEP * STEP;
         let (mut traces, mut facts) = (Vec::new(), Vec::new());
         for number in 0..TRACES {
             let id = otlp::id::<16>(70_000 + number);
@@ -307,7 +307,7 @@ fn spans_count_once_while_they_are_written_and_merged() {
         wishes.eager_blocks = true;
     });
     let tempo = place.start();
-    let start = otlp::now() / SECOND - 3600;
+    let start = otlp::start_within_a_window(3600 * SECOND, (BATCHES as u64 + 1) * SECOND) / SECOND;
     let (pushed, is_done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let counts = |client: &Client| -> Vec<f64> {
         let (first, last) = (start.to_string(), (start + BATCHES as u64).to_string());

@@ -25,6 +25,15 @@ pub(crate) fn now() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
 }
 
+/// Returns the last time that is `ago` or longer back and from which `length` nanoseconds lie within one of the windows that compaction is
+/// configured to merge blocks in.
+pub(crate) fn start_within_a_window(ago: u64, length: u64) -> u64 {
+    const WINDOW: u64 = 12 * 3600 * 1_000_000_000;
+    let start = now() - ago;
+    let end = start + length;
+    if start / WINDOW == end / WINDOW { start } else { end / WINDOW * WINDOW - length - 1 }
+}
+
 /// Returns `N` bytes that depend on `seed` only.
 pub(crate) fn id<const N: usize>(seed: u64) -> Vec<u8> {
     StdRng::seed_from_u64(seed).random::<[u8; 16]>()[..N].to_vec()

@@ -120,7 +120,8 @@ backend_scheduler:
   backend_flush_interval: 300ms
   job_timeout: 1s
   provider:
-    compaction: {{measure_interval: 200ms, min_cycle_interval: 100ms}}
+    # Blocks are merged within a window: the longer it is, the fewer tests run across the end of one. That of 24 hours ago is left alone.
+    compaction: {{measure_interval: 200ms, min_cycle_interval: 100ms, compaction: {{compaction_window: 12h}}}}
     retention: {{interval: 300ms}}
     redaction: {{poll_interval: 100ms, rescan_delay: 1s}}
     maintenance: {{interval: 1s}}
