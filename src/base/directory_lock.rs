@@ -1,4 +1,4 @@
-//! An exclusive lock on a data directory: its file `lock`, which names the process that holds it.
+//! An exclusive lock on a data directory: a file in it, mostly `lock`, which names the process that holds it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -30,17 +30,21 @@ pub enum LockFailure {
 impl DirectoryLock {
     /// Locks `directory`, which must exist. Waits up to [`PATIENCE`] for a holder that is about to let go.
     pub fn acquire(directory: &Path) -> Result<Self, LockFailure> {
+        Self::acquire_file(&directory.join(LOCK_NAME))
+    }
+
+    /// Locks the directory by the file `path`: for one that several may use, each for something else.
+    pub fn acquire_file(path: &Path) -> Result<Self, LockFailure> {
         let started = Instant::now();
-        Self::acquire_patiently(directory, || {
+        Self::acquire_patiently(path, || {
             std::thread::sleep(PATIENCE / 20);
             started.elapsed() < PATIENCE
         })
     }
 
     /// Tries again as long as `wait` says so.
-    fn acquire_patiently(directory: &Path, mut wait: impl FnMut() -> bool) -> Result<Self, LockFailure> {
-        let path = directory.join(LOCK_NAME);
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    fn acquire_patiently(path: &Path, mut wait: impl FnMut() -> bool) -> Result<Self, LockFailure> {
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let mut file = opened.map_err(LockFailure::Io)?;
         let mut locked = file.try_lock();
         while matches!(locked, Err(TryLockError::WouldBlock)) && wait() {
@@ -81,7 +85,7 @@ mod tests {
     fn a_holder_that_lets_go_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let mut held = Some(DirectoryLock::acquire(folder.path()).unwrap());
-        DirectoryLock::acquire_patiently(folder.path(), || held.take().is_some()).unwrap();
+        DirectoryLock::acquire_patiently(&folder.path().join(LOCK_NAME), || held.take().is_some()).unwrap();
         assert!(held.is_none(), "it was held at first");
     }
 }

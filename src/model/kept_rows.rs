@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::span_table::{Attrs, Events, Links, Offsets, Resources, Scopes, ServiceStats, SpanTable, Spans, Traces};
+use super::span_table::{Attrs, Events, Links, Offsets, Resources, Scopes, ServiceStats, SpanTable, Spans, Traces, for_each_part};
 
 impl SpanTable {
     /// Keeps the traces in `rows`, ascending. Columns that were not decoded stay empty; strings stay as they are.
@@ -90,12 +90,11 @@ impl Attrs {
     }
 }
 
-/// Every field is named, so that none can be forgotten.
 macro_rules! kept {
-    ($part:ident: $($column:ident)*; $($elsewhere:ident)*; $($attrs:ident)?) => {
+    ($part:ident: $($column:ident)*; $($elsewhere:ident)*; $($inner:ident)*; $($attrs:ident)?) => {
         impl $part {
             fn keep(&mut self, runs: &Runs) {
-                let Self { $($column,)* $($elsewhere: _,)* $($attrs,)? } = self;
+                let Self { $($column,)* $($elsewhere: _,)* $($inner: _,)* $($attrs,)? } = self;
                 $(keep_items($column, runs);)*
                 $($attrs.keep(runs);)?
             }
@@ -103,23 +102,7 @@ macro_rules! kept {
     };
 }
 
-kept!(
-    Traces:
-    ids start_unix_nanos end_unix_nanos duration_nanos root_service_name root_span_name;
-    resources service_stats_of service_stats;
-);
-kept!(ServiceStats: service_name span_count error_count;;);
-kept!(Resources: service_name dropped_attributes; scopes; attrs);
-kept!(Scopes: name version dropped_attributes; spans; attrs);
-kept!(
-    Spans:
-    span_id parent_span_id nested_left nested_right nested_parent child_count name kind trace_state start_unix_nanos duration_nanos
-    status_code status_message dropped_attributes dropped_events dropped_links;
-    events links;
-    attrs
-);
-kept!(Events: time_since_start_nanos name dropped_attributes; ; attrs);
-kept!(Links: trace_id span_id trace_state dropped_attributes; ; attrs);
+for_each_part!(kept);
 
 #[cfg(test)]
 mod tests {

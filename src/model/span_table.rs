@@ -347,36 +347,46 @@ impl SpanTable {
 
 /// Gives a part of a table a `clear` that keeps memory; every field is named, so that none can be forgotten.
 macro_rules! clearable {
-    ($part:ident: $($column:ident)*; $($offsets:ident)*; $($nested:ident)*) => {
+    ($part:ident: $($column:ident)*; $($offsets:ident)*; $($inner:ident)*; $($attrs:ident)?) => {
         impl $part {
             fn clear(&mut self) {
-                let Self { $($column,)* $($offsets,)* $($nested,)* } = self;
+                let Self { $($column,)* $($offsets,)* $($inner,)* $($attrs,)? } = self;
                 $($column.clear();)*
                 $($offsets.truncate(0);)*
-                $($nested.clear();)*
+                $($inner.clear();)*
+                $($attrs.clear();)?
             }
         }
     };
 }
 
-clearable!(
-    Traces:
-    ids start_unix_nanos end_unix_nanos duration_nanos root_service_name root_span_name;
-    resources service_stats_of;
-    service_stats
-);
-clearable!(ServiceStats: service_name span_count error_count; ; );
-clearable!(Resources: service_name dropped_attributes; scopes; attrs);
-clearable!(Scopes: name version dropped_attributes; spans; attrs);
-clearable!(
-    Spans:
-    span_id parent_span_id nested_left nested_right nested_parent child_count name kind trace_state start_unix_nanos duration_nanos
-    status_code status_message dropped_attributes dropped_events dropped_links;
-    events links;
-    attrs
-);
-clearable!(Events: time_since_start_nanos name dropped_attributes; ; attrs);
-clearable!(Links: trace_id span_id trace_state dropped_attributes; ; attrs);
+/// Calls a macro for each part of a table, with the names of its columns; its offsets; parts with items of their own; attributes of its items.
+macro_rules! for_each_part {
+    ($then:ident) => {
+        $then!(
+            Traces:
+            ids start_unix_nanos end_unix_nanos duration_nanos root_service_name root_span_name;
+            resources service_stats_of;
+            service_stats;
+        );
+        $then!(ServiceStats: service_name span_count error_count;;;);
+        $then!(Resources: service_name dropped_attributes; scopes; ; attrs);
+        $then!(Scopes: name version dropped_attributes; spans; ; attrs);
+        $then!(
+            Spans:
+            span_id parent_span_id nested_left nested_right nested_parent child_count name kind trace_state start_unix_nanos
+            duration_nanos status_code status_message dropped_attributes dropped_events dropped_links;
+            events links;
+            ;
+            attrs
+        );
+        $then!(Events: time_since_start_nanos name dropped_attributes; ; ; attrs);
+        $then!(Links: trace_id span_id trace_state dropped_attributes; ; ; attrs);
+    };
+}
+pub(super) use for_each_part;
+
+for_each_part!(clearable);
 
 /// Which bytes of a column are counted.
 #[derive(Clone, Copy)]

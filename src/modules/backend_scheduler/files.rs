@@ -2,13 +2,14 @@
 //!
 //! A file is replaced as a whole: written beside, synced, renamed. After a crash it has its old or its new content.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
 use super::work::{SHARDS, ShardFile};
+use crate::base::directory_lock::{DirectoryLock, LockFailure};
 
 const BATCHES_NAME: &str = "batches.pb";
 const LOCK_NAME: &str = "backend-scheduler.lock";
@@ -30,7 +31,7 @@ pub enum FilesError {
 #[derive(Debug)]
 pub(super) struct WorkFiles {
     directory: PathBuf,
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 /// What was saved by an earlier process.
@@ -49,11 +50,10 @@ impl WorkFiles {
         };
         fs::create_dir_all(directory).map_err(failed("create", directory))?;
         let path = directory.join(LOCK_NAME);
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed("open", &path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(FilesError::Locked { path: directory.to_owned() }),
-            Err(TryLockError::Error(cause)) => Err(FilesError::Io { operation: "lock", path, cause }),
+        match DirectoryLock::acquire_file(&path) {
+            Ok(lock) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            Err(LockFailure::Held(_)) => Err(FilesError::Locked { path: directory.to_owned() }),
+            Err(LockFailure::Io(cause)) => Err(FilesError::Io { operation: "lock", path, cause }),
         }
     }
 

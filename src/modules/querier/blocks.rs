@@ -179,7 +179,7 @@ impl Querier {
         let mut seen = Inspection::default();
         let in_file = groups(&reader, row_groups);
         let promising = promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group));
-        let mut finder = RowFinder::new(&reader, &fetch, &conditions, plan.prefilter(), &meter, &self.cpu);
+        let mut finder = RowFinder::new(self, &reader, &fetch, &conditions, plan.prefilter(), &meter);
         for OrderedGroup { group, bounds } in in_search_order(&reader, promising, plan.order())? {
             // A block holds a trace once, so none of these is held.
             if !plan.may_refuse() && !collector.wants_within(bounds) {

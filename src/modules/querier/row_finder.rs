@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
+use super::Querier;
+use super::blocks::JobError;
 use super::projection::{candidate_rows, row_group_may_match};
-use crate::base::cpu_pool::CpuPool;
 use crate::model::span_table::SpanTable;
 use crate::services::block_projection::projection_of;
 use crate::services::rpc::search::Inspection;
@@ -18,16 +19,19 @@ use crate::tempodb::block::selection::RowSelection;
 use crate::traceql::engine::prefilter::Prefilter;
 use crate::traceql::engine::projection::FetchSpec;
 
-/// One row in so many may be left by small columns for it to be worth to select rows. Tests have few rows, and select them all the same.
-const WORTHWHILE_PART: usize = if cfg!(test) { 1 } else { 4 };
+/// One row in so many may be left by small columns for it to be worth to select rows.
+const WORTHWHILE_PART: usize = 4;
+
+/// In a row group with no more rows it does not matter.
+const FEW_ROWS: usize = 64;
 
 /// What is read of one job's row groups.
 pub(super) struct RowFinder<'a> {
+    querier: &'a Querier,
     reader: &'a BlockReader,
     fetch: &'a FetchSpec,
     wanted: &'a Projection,
     meter: &'a ReadMeter,
-    cpu: &'a CpuPool,
     /// Until it leaves too many rows.
     prefilter: Option<(Arc<Prefilter>, Projection)>,
     /// Traces and spans of which nothing but small columns was looked at.
@@ -60,28 +64,31 @@ impl FoundRows {
 impl<'a> RowFinder<'a> {
     /// Reads `wanted`, which has all that `fetch` and `prefilter` name.
     pub(super) fn new(
+        querier: &'a Querier,
         reader: &'a BlockReader,
         fetch: &'a FetchSpec,
         wanted: &'a Projection,
         prefilter: Option<&Arc<Prefilter>>,
         meter: &'a ReadMeter,
-        cpu: &'a CpuPool,
     ) -> Self {
         let prefilter = prefilter.map(|prefilter| (Arc::clone(prefilter), projection_of(prefilter.fetch())));
-        Self { reader, fetch, wanted, meter, cpu, prefilter, passed_over: Inspection::default() }
+        Self { querier, reader, fetch, wanted, meter, prefilter, passed_over: Inspection::default() }
     }
 
     /// Fetches the rows of a row group that can match; `None`: there are none.
-    pub(super) async fn fetch(&mut self, group: usize) -> Result<Option<FoundRows>, BlockReadError> {
-        if !row_group_may_match(self.reader, group, self.fetch, self.meter, self.cpu).await? {
+    pub(super) async fn fetch(&mut self, group: usize) -> Result<Option<FoundRows>, JobError> {
+        let cpu = &self.querier.cpu;
+        if !row_group_may_match(self.reader, group, self.fetch, self.meter, cpu).await? {
             return Ok(None);
         }
-        let rows = candidate_rows(self.reader, group, self.fetch, self.meter, self.cpu).await?;
+        let rows = candidate_rows(self.reader, group, self.fetch, self.meter, cpu).await?;
         if rows.as_ref().is_some_and(RowSelection::is_empty) {
             return Ok(None);
         }
-        if let (None, Some((prefilter, small))) = (&rows, &self.prefilter) {
-            return self.prefiltered(group, Arc::clone(prefilter), small.clone()).await;
+        if rows.is_none()
+            && let Some((prefilter, small)) = self.prefilter.take()
+        {
+            return self.prefiltered(group, prefilter, small).await;
         }
         let fetched = self.reader.fetch_row_group(group, self.wanted, rows.as_ref(), self.meter).await?;
         Ok(Some(FoundRows { rows, columns: Columns::All(fetched) }))
@@ -92,29 +99,23 @@ impl<'a> RowFinder<'a> {
         self.passed_over
     }
 
-    async fn prefiltered(
-        &mut self,
-        group: usize,
-        prefilter: Arc<Prefilter>,
-        small: Projection,
-    ) -> Result<Option<FoundRows>, BlockReadError> {
+    /// Keeps the prefilter for the next row group if it leaves few rows of this one.
+    async fn prefiltered(&mut self, group: usize, prefilter: Arc<Prefilter>, small: Projection) -> Result<Option<FoundRows>, JobError> {
         let fetched = self.reader.fetch_row_group(group, &small, None, self.meter).await?;
-        let job = move || prefilter_table(&prefilter, fetched.decode()?);
-        let Ok(found) = self.cpu.run("prefilter_row_group", job).await else {
-            // A pool that fails will say so when this is decoded.
-            let fetched = self.reader.fetch_row_group(group, self.wanted, None, self.meter).await?;
-            return Ok(Some(FoundRows { rows: None, columns: Columns::All(fetched) }));
-        };
-        let Prefiltered { rows, table, passed_over } = found?;
+        let filter = Arc::clone(&prefilter);
+        let job = move || prefilter_table(&filter, fetched.decode()?);
+        let Prefiltered { rows, table, passed_over } = self.querier.on_cpu("prefilter_row_group", job).await??;
         self.passed_over.add(passed_over);
-        if rows.is_none() {
-            self.prefilter = None;
+        let found = if rows.as_ref().is_some_and(RowSelection::is_empty) {
+            None
+        } else {
+            let rest = self.reader.fetch_rest(group, self.wanted, &small, rows.as_ref(), self.meter).await?;
+            Some(FoundRows { rows: rows.clone(), columns: Columns::Rest(rest, Box::new(table)) })
+        };
+        if rows.is_some() {
+            self.prefilter = Some((prefilter, small));
         }
-        if rows.as_ref().is_some_and(RowSelection::is_empty) {
-            return Ok(None);
-        }
-        let rest = self.reader.fetch_rest(group, self.wanted, &small, rows.as_ref(), self.meter).await?;
-        Ok(Some(FoundRows { rows, columns: Columns::Rest(rest, Box::new(table)) }))
+        Ok(found)
     }
 }
 
@@ -129,7 +130,7 @@ struct Prefiltered {
 fn prefilter_table(prefilter: &Prefilter, mut table: SpanTable) -> Result<Prefiltered, BlockReadError> {
     let (traces, spans) = (table.trace_count(), table.span_count());
     let rows = prefilter.rows(&table);
-    if rows.count() > traces / WORTHWHILE_PART {
+    if traces > FEW_ROWS && rows.count() > traces / WORTHWHILE_PART {
         return Ok(Prefiltered { rows: None, table, passed_over: Inspection::default() });
     }
     table.keep_rows(rows.iter());

@@ -84,7 +84,7 @@ impl Querier {
         };
         let mut raw = RawMetrics::new(&plan, job_options(request, window)).map_err(engine_error)?;
         let mut seen = Inspection::default();
-        let mut finder = RowFinder::new(&reader, &fetch, &projection, plan.prefilter(), &meter, &self.cpu);
+        let mut finder = RowFinder::new(self, &reader, &fetch, &projection, plan.prefilter(), &meter);
         for group in promising.unwrap_or_else(|| in_file.clone().collect()).into_iter().filter(|group| in_file.contains(group)) {
             if raw.is_full() {
                 break;

@@ -24,7 +24,7 @@ use crate::tempodb::block::meta::{BlockId, BlockMeta, BlockVersion};
 use crate::tempodb::block::write::{BlockWriter, NewBlock};
 use crate::tempodb::blocklist::BlockList;
 use crate::tempodb::db::{DbSettings, TempoDb};
-use crate::traceql::metrics::{FinalOptions, FinalResult, FinalStage};
+use crate::traceql::metrics::{FinalOptions, FinalResult, FinalStage, Window};
 use crate::traceql::order::SearchOrder;
 use crate::traceql::result::{SearchCollector, SearchRequest, TraceHit};
 use crate::traceql::testing::examples::search_examples;
@@ -263,6 +263,31 @@ fn row_groups_that_cannot_change_an_ordered_answer_are_not_read() {
                 assert_eq!((ids, few.inspection.traces), (expected.clone(), looked_at), "{hints}");
                 assert_eq!((all.hits.len(), all.inspection.traces), (5, 5));
                 assert!(few.inspection.bytes < all.inspection.bytes, "{hints}: {} {}", few.inspection.bytes, all.inspection.bytes);
+            }
+        }
+    });
+}
+
+#[test]
+fn small_columns_that_rule_out_many_or_few_traces_do_not_change_an_answer() {
+    const S: u64 = 1_000_000_000;
+    // Durations of 1 to 100 in the first row group, 101 to 200 in the second.
+    let tables = [1..101, 101..201].map(|ids: Range<u8>| {
+        let traces: Vec<SpanTable> = ids.map(|id| trace_of(id, 15 * S, u64::from(id))).collect();
+        merge_tables(&traces.iter().collect::<Vec<_>>())
+    });
+    block_on(async {
+        let blocks = Blocks::new(&tables).await;
+        for (longer_than, expected) in [(0, 200), (20, 180), (80, 120), (150, 50), (199, 1), (200, 0)] {
+            let query = format!("{{ duration > {longer_than}ns && nestedSetLeft > 0 }}");
+            let found = blocks.search_everywhere(&tables, &request(&query, 3)).await.unwrap().unwrap();
+            assert_eq!(found.len(), expected, "{query}");
+            let (window, query) = (Window::range(10 * S, 20 * S, 10 * S), format!("{query} | count_over_time()"));
+            for meta in &blocks.metas {
+                let counted =
+                    blocks.count(meta, 2, &MetricsRequest { query: query.clone(), window, exemplars: 0, max_series: 0 }).await.unwrap();
+                let total: f64 = counted.series.iter().flat_map(|series| &series.samples).map(|sample| sample.value).sum();
+                assert_eq!(total, expected as f64, "{query}");
             }
         }
     });

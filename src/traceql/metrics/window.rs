@@ -255,19 +255,15 @@ impl IntervalFinder {
 
     fn find(&mut self, nanos: u64) -> Option<u32> {
         let Window { start, end, step, instant } = self.window;
-        if !self.window.contains(nanos) {
-            return None;
-        }
-        if instant {
-            (self.after, self.until, self.last) = (start, end, 0);
+        let interval = u32::try_from(self.window.interval_of(nanos)?).ok()?;
+        self.last = interval;
+        (self.after, self.until) = if instant {
+            (start, end)
         } else {
-            // an edge belongs to the interval that ends there
-            let index = (nanos - 1 - self.origin).checked_div(step)?;
-            let left = self.origin + index * step;
-            self.last = u32::try_from(index).ok()?;
-            (self.after, self.until) = (left.max(start), left.saturating_add(step).min(end));
-        }
-        Some(self.last)
+            let left = self.origin + u64::from(interval) * step;
+            (left.max(start), left.saturating_add(step).min(end))
+        };
+        Some(interval)
     }
 }
 
