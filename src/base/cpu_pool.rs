@@ -1,13 +1,13 @@
 //! Threads for work that computes: decoding, encoding, merging, evaluating. Async tasks only wait for it.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
 use metrics::{gauge, histogram};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Jobs that may wait per thread. Beyond that, callers wait for a place, so that work piles up where it came from.
@@ -27,8 +27,31 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A bounded pool of threads. Clones share it; the threads end when the last clone is gone.
 #[derive(Clone)]
 pub struct CpuPool {
-    jobs: Sender<Job>,
+    queue: Arc<Entrance>,
     places: Arc<Semaphore>,
+}
+
+/// Jobs that wait. A job wakes one thread.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    jobs: VecDeque<Job>,
+    is_closed: bool,
+}
+
+/// Where jobs come in; closes the queue when dropped.
+struct Entrance(Arc<Queue>);
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.0.state.lock().is_closed = true;
+        self.0.arrived.notify_all();
+    }
 }
 
 impl CpuPool {
@@ -37,13 +60,12 @@ impl CpuPool {
     /// # Errors
     /// When the system gives no thread.
     pub fn new(name: &'static str, threads: usize) -> std::io::Result<Self> {
-        let (jobs, queue) = channel::<Job>();
-        let queue = Arc::new(Mutex::new(queue));
+        let queue = Arc::new(Queue::default());
         for _ in 0..threads.max(1) {
             let queue = Arc::clone(&queue);
             thread::Builder::new().name(name.to_owned()).spawn(move || work(&queue))?;
         }
-        Ok(Self { jobs, places: Arc::new(Semaphore::new(threads.max(1) * QUEUED_PER_THREAD)) })
+        Ok(Self { queue: Arc::new(Entrance(queue)), places: Arc::new(Semaphore::new(threads.max(1) * QUEUED_PER_THREAD)) })
     }
 
     /// Runs `job` on the pool and returns its result. Dropping the future skips a job that has not begun.
@@ -63,23 +85,42 @@ impl CpuPool {
             }
             gauge!("tempo_rs_cpu_pool_jobs").decrement(1.0);
         };
-        self.jobs.send(Box::new(task)).map_err(|_| CpuPoolError::Stopped)?;
+        self.queue.0.push(Box::new(task));
         result.await.map_err(|_| CpuPoolError::Stopped)?
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = queue.lock().recv();
-        match job {
-            Ok(job) => job(),
-            Err(_all_senders_gone) => return,
+impl Queue {
+    fn push(&self, job: Job) {
+        self.state.lock().jobs.push_back(job);
+        self.arrived.notify_one();
+    }
+
+    /// Waits for a job; `None`: none will come any more.
+    fn pop(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.is_closed {
+                return None;
+            }
+            self.arrived.wait(&mut state);
         }
+    }
+}
+
+fn work(queue: &Queue) {
+    while let Some(job) = queue.pop() {
+        job();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
 
     #[tokio::test]
@@ -87,6 +128,19 @@ mod tests {
         let pool = CpuPool::new("test", 1).unwrap();
         assert_eq!(pool.run("boom", || panic!("as wanted")).await, Err::<(), _>(CpuPoolError::Panicked("boom")));
         assert_eq!(pool.run("add", || 1 + 1).await, Ok(2));
+    }
+
+    #[test]
+    fn threads_end_with_the_last_clone() {
+        let pool = CpuPool::new("test", 2).unwrap();
+        let queue = Arc::downgrade(&pool.queue.0);
+        let other = pool.clone();
+        drop(pool);
+        assert!(queue.upgrade().is_some_and(|queue| !queue.state.lock().is_closed));
+        drop(other);
+        while queue.strong_count() > 0 {
+            thread::yield_now();
+        }
     }
 
     #[tokio::test]

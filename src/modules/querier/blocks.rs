@@ -185,7 +185,7 @@ impl Querier {
             if !plan.may_refuse() && !collector.wants_within(bounds) {
                 continue;
             }
-            let Some(found) = finder.fetch(group).await? else { continue };
+            let Some(found) = finder.fetch(group, true).await? else { continue };
             let selection = found.rows.clone();
             let task = (Arc::clone(&plan), Arc::clone(&request), Arc::clone(&cancel.0));
             let (kept, matches, table) = self

@@ -14,7 +14,7 @@ use crate::services::block_projection::projection_of;
 use crate::services::rpc::search::Inspection;
 use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::projection::Projection;
-use crate::tempodb::block::read::{BlockReader, FetchedRest, FetchedRowGroup, ReadMeter};
+use crate::tempodb::block::read::{BlockReader, FetchedRest, FetchedRowGroup, FetchedSpans, ReadMeter};
 use crate::tempodb::block::selection::RowSelection;
 use crate::traceql::engine::prefilter::Prefilter;
 use crate::traceql::engine::projection::FetchSpec;
@@ -42,11 +42,14 @@ pub(super) struct RowFinder<'a> {
 pub(super) struct FoundRows {
     /// `None`: all.
     pub(super) rows: Option<RowSelection>,
+    /// How many they are.
+    pub(super) traces: usize,
     columns: Columns,
 }
 
 enum Columns {
     All(FetchedRowGroup),
+    Spans(FetchedSpans),
     /// What completes a table of small columns.
     Rest(FetchedRest, Box<SpanTable>),
 }
@@ -56,6 +59,7 @@ impl FoundRows {
     pub(super) fn decode(self) -> Result<SpanTable, BlockReadError> {
         match self.columns {
             Columns::All(fetched) => fetched.decode(),
+            Columns::Spans(fetched) => fetched.decode(),
             Columns::Rest(fetched, table) => fetched.decode(*table),
         }
     }
@@ -75,8 +79,8 @@ impl<'a> RowFinder<'a> {
         Self { querier, reader, fetch, wanted, meter, prefilter, passed_over: Inspection::default() }
     }
 
-    /// Fetches the rows of a row group that can match; `None`: there are none.
-    pub(super) async fn fetch(&mut self, group: usize) -> Result<Option<FoundRows>, JobError> {
+    /// Fetches the rows of a row group that can match; `None`: there are none. Without `needs_traces`, all spans may come in one trace.
+    pub(super) async fn fetch(&mut self, group: usize, needs_traces: bool) -> Result<Option<FoundRows>, JobError> {
         let cpu = &self.querier.cpu;
         if !row_group_may_match(self.reader, group, self.fetch, self.meter, cpu).await? {
             return Ok(None);
@@ -90,8 +94,17 @@ impl<'a> RowFinder<'a> {
         {
             return self.prefiltered(group, prefilter, small).await;
         }
-        let fetched = self.reader.fetch_row_group(group, self.wanted, rows.as_ref(), self.meter).await?;
-        Ok(Some(FoundRows { rows, columns: Columns::All(fetched) }))
+        let columns = if rows.is_none() && !needs_traces && self.wanted.is_of_spans() {
+            Columns::Spans(self.reader.fetch_spans(group, self.wanted, self.meter).await?)
+        } else {
+            Columns::All(self.reader.fetch_row_group(group, self.wanted, rows.as_ref(), self.meter).await?)
+        };
+        Ok(Some(self.found(group, rows, columns)))
+    }
+
+    fn found(&self, group: usize, rows: Option<RowSelection>, columns: Columns) -> FoundRows {
+        let traces = rows.as_ref().map_or_else(|| self.reader.rows(group), RowSelection::len);
+        FoundRows { rows, traces, columns }
     }
 
     /// What was looked at beside the rows that were returned.
@@ -106,13 +119,14 @@ impl<'a> RowFinder<'a> {
         let job = move || prefilter_table(&filter, fetched.decode()?);
         let Prefiltered { rows, table, passed_over } = self.querier.on_cpu("prefilter_row_group", job).await??;
         self.passed_over.add(passed_over);
+        let is_few = rows.is_some();
         let found = if rows.as_ref().is_some_and(RowSelection::is_empty) {
             None
         } else {
             let rest = self.reader.fetch_rest(group, self.wanted, &small, rows.as_ref(), self.meter).await?;
-            Some(FoundRows { rows: rows.clone(), columns: Columns::Rest(rest, Box::new(table)) })
+            Some(self.found(group, rows, Columns::Rest(rest, Box::new(table))))
         };
-        if rows.is_some() {
+        if is_few {
             self.prefilter = Some((prefilter, small));
         }
         Ok(found)

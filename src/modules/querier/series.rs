@@ -22,6 +22,7 @@ use crate::tempodb::block::error::BlockReadError;
 use crate::tempodb::block::meta::BlockMeta;
 use crate::tempodb::block::prune::{IntColumn, Range as Known};
 use crate::tempodb::block::read::{BlockReader, ReadMeter};
+use crate::traceql::engine::Inspected;
 use crate::traceql::metrics::{RawMetrics, SumStage, Window};
 
 impl Querier {
@@ -89,7 +90,9 @@ impl Querier {
             if raw.is_full() {
                 break;
             }
-            let Some(found) = finder.fetch(group).await? else { continue };
+            let (first, last) = bounds_of(&reader.int_range(group, &IntColumn::SpanStart)?).unwrap_or((0, u64::MAX));
+            let Some(found) = finder.fetch(group, raw.needs_traces(first, last)).await? else { continue };
+            let traces = found.traces as u64;
             let cancelled = Arc::clone(&cancel.0);
             let (counted, inspected) = self
                 .on_cpu("count_row_group", move || {
@@ -99,7 +102,7 @@ impl Querier {
                 })
                 .await??;
             raw = counted;
-            seen.add(inspection_of(inspected));
+            seen.add(inspection_of(Inspected { traces, ..inspected }));
         }
         seen.add(finder.passed_over());
         let series = self.on_cpu("finish_series", move || raw.finish()).await?;
@@ -132,10 +135,15 @@ fn span_starts(reader: &BlockReader, row_groups: Range<usize>) -> Result<Known, 
 
 /// Returns the part of a window in which spans with these starts can lie, and whether all of them do; `None`: none does.
 fn window_of(window: Window, starts: &Known) -> Option<(Window, bool)> {
-    let Known::Within(bounds) = starts else { return (*starts != Known::Empty).then_some((window, false)) };
-    let (Ok(min), Ok(max)) = (u64::try_from(bounds.min), u64::try_from(bounds.max)) else { return Some((window, false)) };
+    let Some((min, max)) = bounds_of(starts) else { return (*starts != Known::Empty).then_some((window, false)) };
     let is_whole = window.contains(min) && window.contains(max);
     Some((window.trimmed(min.saturating_sub(1), max)?, is_whole))
+}
+
+/// Returns the first and the last of known times; `None`: they are not known, or none.
+fn bounds_of(times: &Known) -> Option<(u64, u64)> {
+    let Known::Within(bounds) = times else { return None };
+    Some((u64::try_from(bounds.min).ok()?, u64::try_from(bounds.max).ok()?))
 }
 
 #[cfg(test)]

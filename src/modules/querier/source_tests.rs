@@ -14,7 +14,7 @@ use crate::base::cpu_pool::CpuPool;
 use crate::model::combine::merge_tables;
 use crate::model::ids::TenantId;
 use crate::model::span_table::SpanTable;
-use crate::services::rpc::metrics_query::MetricsRequest;
+use crate::services::rpc::metrics_query::{MetricsReply, MetricsRequest};
 use crate::services::rpc::querier::{Querier as _, SearchPart};
 use crate::services::rpc::status::CallError;
 use crate::services::span_metrics::plan_metrics;
@@ -263,6 +263,37 @@ fn row_groups_that_cannot_change_an_ordered_answer_are_not_read() {
                 assert_eq!((ids, few.inspection.traces), (expected.clone(), looked_at), "{hints}");
                 assert_eq!((all.hits.len(), all.inspection.traces), (5, 5));
                 assert!(few.inspection.bytes < all.inspection.bytes, "{hints}: {} {}", few.inspection.bytes, all.inspection.bytes);
+            }
+        }
+    });
+}
+
+#[test]
+fn spans_are_counted_without_their_traces_as_with_them() {
+    const S: u64 = 1_000_000_000;
+    let traces: Vec<SpanTable> = (1..=9).map(|id| trace_of(id, 10 * S + u64::from(id) * S, u64::from(id) * S)).collect();
+    let tables = [merge_tables(&traces[..5].iter().collect::<Vec<_>>()), merge_tables(&traces[5..].iter().collect::<Vec<_>>())];
+    block_on(async {
+        let blocks = Blocks::new(&tables).await;
+        for query in ["{} | count_over_time()", "{ duration > 3s } | rate() by (name)", "{} | quantile_over_time(duration, .5) by (status)"]
+        {
+            // With exemplars, traces are told apart until there are enough of them.
+            let request =
+                |exemplars| MetricsRequest { query: query.to_owned(), window: Window::range(10 * S, 20 * S, S), exemplars, max_series: 0 };
+            for meta in &blocks.metas {
+                let reply = async |exemplars| {
+                    let request = request(exemplars);
+                    blocks.querier.metrics_of_block(&TenantId::single(), &request, meta, 0..usize::MAX).await.unwrap()
+                };
+                let (with, without) = (reply(100).await, reply(0).await);
+                let samples = |reply: &MetricsReply| {
+                    reply.series.series.iter().map(|series| (series.labels.clone(), series.samples.clone())).collect::<Vec<_>>()
+                };
+                assert_eq!(samples(&with), samples(&without), "{query}");
+                assert!(with.series.series.iter().any(|series| !series.exemplars.is_empty()), "{query}");
+                let seen = |reply: &MetricsReply| (reply.inspection.traces, reply.inspection.spans);
+                assert_eq!((seen(&without), without.inspection.traces), (seen(&with), 9), "{query}");
+                assert!(without.inspection.bytes < with.inspection.bytes, "{query}: structure is not read");
             }
         }
     });

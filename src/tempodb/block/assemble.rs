@@ -142,6 +142,26 @@ impl<'a> Assembler<'a> {
         Ok(table)
     }
 
+    /// Decodes columns of spans ([`Projection::is_of_spans`]) of any traces: all stand in one, whose id is zero.
+    pub(super) fn assemble_spans_alone(&mut self, wanted: &Projection) -> Result<SpanTable, BlockReadError> {
+        let mut starts = Ints::new(self.int_width(Column::SpanStart));
+        if !self.decode_values(Column::SpanStart, &mut starts)? {
+            return Err(BlockReadError::Layout("no column with the starts of spans"));
+        }
+        let mut table = SpanTable::default();
+        table.traces.ids = vec![TraceId::default()];
+        table.traces.resources = Offsets::from_bounds(vec![0, 1]);
+        table.resources.scopes = Offsets::from_bounds(vec![0, 1]);
+        let count = u32::try_from(starts.out.len()).map_err(|_| BlockReadError::Layout("too many spans in a row group"))?;
+        table.scopes.spans = Offsets::from_bounds(vec![0, count]);
+        let mut others = wanted.clone();
+        others.spans.start = false;
+        self.assemble_spans(&others, &mut table)?;
+        table.spans.start_unix_nanos = starts.out;
+        table.strings = std::mem::take(&mut self.pool);
+        Ok(table)
+    }
+
     /// Decodes further columns of the rows that `table` holds. `rest` asks for nothing that must be derived.
     pub(super) fn assemble_rest(&mut self, rest: &Projection, mut table: SpanTable) -> Result<SpanTable, BlockReadError> {
         self.pool = std::mem::take(&mut table.strings);

@@ -240,6 +240,14 @@ impl Projection {
     }
 }
 
+impl Projection {
+    /// Whether this is the start and other plain columns of spans, and nothing else.
+    pub fn is_of_spans(&self) -> bool {
+        let spans = SpanColumns { child_count: false, attrs: AttrSelection::None, ..self.spans.clone() };
+        spans.start && *self == Self { spans, ..Self::default() }
+    }
+}
+
 impl EventColumns {
     pub(super) fn any(&self) -> bool {
         self.offsets || self.time_since_start || self.name || self.dropped_attributes || !self.attrs.is_none()

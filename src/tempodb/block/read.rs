@@ -292,6 +292,17 @@ impl BlockReader {
         Ok(FetchedRowGroup { fetched, projection: projection.clone(), meta: Arc::clone(&self.meta), options: self.options.clone() })
     }
 
+    /// Fetches columns of spans ([`Projection::is_of_spans`]) without what tells which trace a span is of.
+    pub async fn fetch_spans(&self, group: usize, projection: &Projection, meter: &ReadMeter) -> Result<FetchedSpans, BlockReadError> {
+        let fetched = self.fetch(group, &self.columns_below_skeleton(projection), None, meter).await?;
+        Ok(FetchedSpans(FetchedRowGroup {
+            fetched,
+            projection: projection.clone(),
+            meta: Arc::clone(&self.meta),
+            options: self.options.clone(),
+        }))
+    }
+
     /// Fetches what of `wanted` is not in a table of the same rows that was decoded with `known`.
     pub async fn fetch_rest(
         &self,
@@ -469,6 +480,17 @@ impl FetchedRowGroup {
             self.options.dictionaries.put((self.meta.block_id, self.fetched.group, *leaf), dictionary);
         }
         table
+    }
+}
+
+/// Bytes of columns of spans.
+#[derive(Debug)]
+pub struct FetchedSpans(FetchedRowGroup);
+
+impl FetchedSpans {
+    /// Returns all spans in one trace, whose id is zero. CPU-bound.
+    pub fn decode(&self) -> Result<SpanTable, BlockReadError> {
+        self.0.assemble(|assembler| assembler.assemble_spans_alone(&self.0.projection))
     }
 }
 

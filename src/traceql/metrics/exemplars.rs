@@ -58,6 +58,19 @@ impl Exemplars {
         self.limit == 0 || (!self.is_per_series && self.kept.len() >= self.limit)
     }
 
+    /// Whether more than a few exemplars of spans that start within these bounds (nanoseconds) would be kept. Slots at the edges and those of
+    /// times without spans are never filled.
+    pub(super) fn has_much_room(&self, first: u64, last: u64) -> bool {
+        const FEW: usize = 10;
+        if self.is_full() {
+            return false;
+        }
+        let Some((slots, _)) = self.filled.get(&self.group(0)).filter(|_| !self.is_per_series) else { return true };
+        let slot = |nanos: u64| self.slot(i64::try_from(nanos / NANOS_PER_MILLI).unwrap_or(i64::MAX));
+        let slots = &slots[slot(first)..=slot(last.max(first))];
+        slots.iter().filter(|filled| **filled < PER_SLOT).count() * FEW > slots.len()
+    }
+
     pub(super) fn add(&mut self, series: u32, exemplar: Exemplar) {
         if !self.has_room(series, exemplar.timestamp_ms) {
             return;

@@ -109,6 +109,15 @@ impl RawMetrics {
         Ok(inspected)
     }
 
+    /// Whether the next table, of spans that start within these bounds (nanoseconds), must tell which trace a span is of.
+    pub fn needs_traces(&self, first: u64, last: u64) -> bool {
+        let wants_exemplars = |state: &State| match state {
+            State::Series { series: _, exemplars } => exemplars.has_much_room(first, last),
+            State::Compare(_) => true,
+        };
+        self.plan.needs_whole_traces() || self.plan.sampling().by_trace || self.states.iter().any(wants_exemplars)
+    }
+
     /// Whether further tables would not be looked at, because a limit is reached.
     pub fn is_full(&self) -> bool {
         !self.states.is_empty() && self.states.iter().all(State::is_full)
