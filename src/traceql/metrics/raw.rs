@@ -96,6 +96,9 @@ impl RawMetrics {
                 chosen.weights = multipliers.of_spans(&chosen.spans);
             }
             matched += chosen.spans.len();
+            if chosen.spans.is_empty() {
+                continue;
+            }
             match (state, &part.function) {
                 (State::Compare(compare), Function::Compare(function)) => compare.add(function, &mut spans, &chosen),
                 (State::Compare(_), _) => {}
@@ -226,25 +229,25 @@ fn add_series(part: &Part, function: &Function, spans: &mut TableSpans<'_>, chos
         None => count(&groups, &row_of_group, chosen, series),
         Some(values) => {
             for (at, value) in values.into_iter().enumerate() {
-                let row = row_of_group[groups.of_spans[at] as usize];
+                let row = row_of_group[groups.of(at)];
                 if row != NO_ROW && !value.is_nan() {
                     series.add(row, chosen.intervals[at] as usize, value, chosen.weight(at));
                 }
             }
         }
     }
-    Rows { group_of_span: groups.of_spans, row_of_group }
+    Rows { groups, row_of_group }
 }
 
 /// Which row each chosen span belongs to.
 struct Rows {
-    group_of_span: Vec<u32>,
+    groups: Groups,
     row_of_group: Vec<u32>,
 }
 
 impl Rows {
     fn of(&self, at: usize) -> u32 {
-        self.row_of_group[self.group_of_span[at] as usize]
+        self.row_of_group[self.groups.of(at)]
     }
 }
 
@@ -261,8 +264,8 @@ fn count(groups: &Groups, row_of_group: &[u32], chosen: &Chosen, series: &mut Ac
     let intervals = series.window().intervals();
     let cells = groups.len.saturating_mul(intervals);
     if cells > SMALL.max(chosen.spans.len().saturating_mul(2)) {
-        for (at, (group, interval)) in groups.of_spans.iter().zip(&chosen.intervals).enumerate() {
-            let row = row_of_group[*group as usize];
+        for (at, interval) in chosen.intervals.iter().enumerate() {
+            let row = row_of_group[groups.of(at)];
             if row != NO_ROW {
                 series.add(row, *interval as usize, 0.0, chosen.weight(at));
             }
@@ -270,23 +273,13 @@ fn count(groups: &Groups, row_of_group: &[u32], chosen: &Chosen, series: &mut Ac
         return;
     }
     let mut counts = vec![0.0; cells];
-    let cell_of = |(group, interval): (&u32, &u32)| *group as usize * intervals + *interval as usize;
-    let cells = groups.of_spans.iter().zip(&chosen.intervals).map(cell_of);
-    if chosen.weights.is_empty() {
-        // Neighbours are mostly in the same cell, and adding to it again and again would wait for memory.
-        let (mut current, mut run) = (0, 0_u32);
-        for cell in cells {
-            if cell != current {
-                counts[current] += f64::from(std::mem::take(&mut run));
-                current = cell;
-            }
-            run += 1;
+    let intervals_of = chosen.intervals.iter().map(|interval| *interval as usize);
+    match &groups.of_spans {
+        None => add_to_cells(&mut counts, intervals_of, &chosen.weights),
+        Some(of_spans) => {
+            let cells = of_spans.iter().zip(intervals_of).map(|(group, interval)| *group as usize * intervals + interval);
+            add_to_cells(&mut counts, cells, &chosen.weights);
         }
-        if run > 0 {
-            counts[current] += f64::from(run);
-        }
-    } else {
-        cells.zip(&chosen.weights).for_each(|(cell, weight)| counts[cell] += weight);
     }
     for (cell, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0.0) {
         let row = row_of_group[cell / intervals];
@@ -296,9 +289,30 @@ fn count(groups: &Groups, row_of_group: &[u32], chosen: &Chosen, series: &mut Ac
     }
 }
 
+/// Adds the weights of spans (none: 1) to their cells.
+fn add_to_cells(counts: &mut [f64], cells: impl Iterator<Item = usize>, weights: &[f64]) {
+    if !weights.is_empty() {
+        cells.zip(weights).for_each(|(cell, weight)| counts[cell] += weight);
+        return;
+    }
+    // Neighbours are mostly in the same cell, and adding to it again and again would wait for memory.
+    let (mut current, mut run) = (0, 0_u32);
+    for cell in cells {
+        if cell != current {
+            counts[current] += f64::from(std::mem::take(&mut run));
+            current = cell;
+        }
+        run += 1;
+    }
+    if run > 0 {
+        counts[current] += f64::from(run);
+    }
+}
+
 /// The group of each span: a tuple of codes of the `by` attributes, and of the bucket for histograms.
 struct Groups {
-    of_spans: Vec<u32>,
+    /// `None`: all are in the only one.
+    of_spans: Option<Vec<u32>>,
     len: usize,
     /// Codes per group, `width` each; empty when the group is the only code.
     tuples: Vec<u32>,
@@ -313,7 +327,7 @@ enum GroupColumn {
 
 impl Groups {
     fn new(part: &Part, buckets: Option<Vec<u32>>, spans: &mut TableSpans<'_>, chosen: &[u32]) -> Self {
-        let mut groups = Self { of_spans: vec![0; chosen.len()], len: 1, tuples: Vec::new(), width: 0, columns: Vec::new() };
+        let mut groups = Self { of_spans: None, len: 1, tuples: Vec::new(), width: 0, columns: Vec::new() };
         for by in &part.by {
             let mut codes = spans.codes(&by.attribute, chosen);
             let of_spans = std::mem::take(&mut codes.of_spans);
@@ -326,16 +340,20 @@ impl Groups {
         groups
     }
 
+    fn of(&self, at: usize) -> usize {
+        self.of_spans.as_ref().map_or(0, |of_spans| of_spans[at] as usize)
+    }
+
     /// Splits the groups by a further column of codes below `len`.
     fn refine(&mut self, codes: Vec<u32>, len: usize, column: GroupColumn) {
         /// Tuples that are numbered in an array.
         const DENSE: usize = 1 << 20;
         self.columns.push(column);
         self.width += 1;
-        if self.width == 1 {
-            (self.of_spans, self.len) = (codes, len);
+        let Some(of_spans) = &mut self.of_spans else {
+            (self.of_spans, self.len) = (Some(codes), len);
             return;
-        }
+        };
         if self.width == 2 {
             self.tuples = (0..self.len as u32).collect();
         }
@@ -343,7 +361,7 @@ impl Groups {
         let pairs = self.len.saturating_mul(len);
         if pairs <= DENSE {
             let mut known = vec![NO_ROW; pairs];
-            for (group, code) in self.of_spans.iter_mut().zip(codes) {
+            for (group, code) in of_spans.iter_mut().zip(codes) {
                 let number = &mut known[*group as usize * len + code as usize];
                 if *number == NO_ROW {
                     *number = refined.add(&self.tuples, self.width - 1, *group, code);
@@ -352,7 +370,7 @@ impl Groups {
             }
         } else {
             let mut known: HashMap<u64, u32, FixedState> = HashMap::default();
-            for (group, code) in self.of_spans.iter_mut().zip(codes) {
+            for (group, code) in of_spans.iter_mut().zip(codes) {
                 let pair = u64::from(*group) << 32 | u64::from(code);
                 *group = *known.entry(pair).or_insert_with(|| refined.add(&self.tuples, self.width - 1, *group, code));
             }
@@ -411,12 +429,16 @@ impl Refined {
 fn rows_of_groups(part: &Part, groups: &Groups, values: Option<&[f64]>, spans: &mut TableSpans<'_>, series: &mut Accumulator) -> Vec<u32> {
     let mut is_used = Bitset::new(groups.len);
     let mut last = None;
-    // What is counted without labels is all in one group.
-    let looked_at = if groups.len == 1 && values.is_none() { groups.of_spans.len().min(1) } else { groups.of_spans.len() };
-    for (at, group) in groups.of_spans[..looked_at].iter().enumerate() {
-        if last != Some(*group) && values.is_none_or(|values| !values[at].is_nan()) {
-            is_used.insert(*group as usize);
-            last = Some(*group);
+    match (&groups.of_spans, values) {
+        (None, None) => is_used.insert(0),
+        (of_spans, values) => {
+            for at in 0..of_spans.as_ref().map_or(0, Vec::len).max(values.map_or(0, <[f64]>::len)) {
+                let group = groups.of(at);
+                if last != Some(group) && values.is_none_or(|values| !values[at].is_nan()) {
+                    is_used.insert(group);
+                    last = Some(group);
+                }
+            }
         }
     }
     let mut rows = vec![NO_ROW; groups.len];

@@ -7,7 +7,6 @@ use super::super::decode::sink::Ints;
 use super::super::dedicated::{DedicatedKind, DedicatedSlot};
 use super::super::error::BlockReadError;
 use super::super::schema::{Column, Level};
-use super::scatter::ABSENT;
 use crate::model::span_table::{Attrs, Offsets, Value};
 use crate::model::strings::StrId;
 
@@ -91,38 +90,24 @@ fn slot_entries(
 
 /// Puts the values of dedicated columns behind the generic attributes of their owners.
 pub(super) fn merge(generic: Attrs, slots: &[SlotValues], owners: usize) -> Attrs {
-    let bounds = generic.of.bounds();
-    // Ends of the owners' new runs, counted up from the dedicated values; shifted by one, so that filling makes them starts again.
-    let mut ends = vec![0_u32; owners + 1];
-    for slot in slots {
-        for &owner in &slot.owners {
-            ends[owner as usize + 1] += 1;
-        }
-    }
-    let mut extra = 0;
-    for (end, bound) in ends.iter_mut().zip(bounds) {
-        extra += *end;
-        *end = extra + bound;
-    }
-    let total = ends[owners] as usize;
-    let mut merged = Attrs { elements: generic.elements, keys: vec![StrId::EMPTY; total], values: vec![ABSENT; total], ..Attrs::default() };
-    let mut cursors: Vec<u32> = Vec::with_capacity(owners);
+    let total = generic.keys.len() + slots.iter().map(|slot| slot.owners.len()).sum::<usize>();
+    let (mut keys, mut values) = (Vec::with_capacity(total), Vec::with_capacity(total));
+    let mut bounds = Vec::with_capacity(owners + 1);
+    bounds.push(0);
+    // By slot: how many of its values stand in their place.
+    let mut taken = vec![0; slots.len()];
     for owner in 0..owners {
-        let (from, to) = (bounds[owner] as usize, bounds[owner + 1] as usize);
-        let start = ends[owner] as usize;
-        let end = start + (to - from);
-        merged.keys[start..end].copy_from_slice(&generic.keys[from..to]);
-        merged.values[start..end].copy_from_slice(&generic.values[from..to]);
-        cursors.push(end as u32);
-    }
-    for slot in slots {
-        for (&owner, &value) in slot.owners.iter().zip(&slot.values) {
-            let at = cursors[owner as usize] as usize;
-            cursors[owner as usize] += 1;
-            merged.keys[at] = slot.key;
-            merged.values[at] = value;
+        let of_owner = generic.of.range(owner);
+        keys.extend_from_slice(&generic.keys[of_owner.clone()]);
+        values.extend_from_slice(&generic.values[of_owner]);
+        for (slot, taken) in slots.iter().zip(&mut taken) {
+            if slot.owners.get(*taken) == Some(&(owner as u32)) {
+                keys.push(slot.key);
+                values.push(slot.values[*taken]);
+                *taken += 1;
+            }
         }
+        bounds.push(keys.len() as u32);
     }
-    merged.of = Offsets::from_bounds(ends);
-    merged
+    Attrs { of: Offsets::from_bounds(bounds), keys, values, elements: generic.elements }
 }

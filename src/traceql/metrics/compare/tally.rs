@@ -1,9 +1,9 @@
 //! Counts the values of all attributes of one table in two walks over the same occurrences.
 //!
-//! The first walk numbers the values and counts each, and the totals of each attribute per interval; the second counts those values per interval
-//! that were given a series in between.
+//! The first walk numbers the values and counts each, and the totals of each attribute per interval. Of the values that it meets first, which
+//! most of the frequent ones are among, it counts each per interval; the second walk does so for others that were given a series in between.
 //!
-//! Memory: 4 bytes per attribute, about 40 per distinct value, 30 per span.
+//! Memory: 4 bytes per attribute, about 40 per distinct value, 30 per span, 4 MiB.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
+use crate::base::bitset::Bitset;
 use crate::model::span_table::{Attrs, Offsets, SpanTable, Value as Stored};
 use crate::model::strings::{StrId, StringPool};
 use crate::traceql::ast::{Attribute, AttributeScope, Intrinsic};
@@ -190,6 +191,7 @@ pub(super) struct Tally<'t> {
     pool: &'t StringPool,
     levels: Vec<Level<'t>>,
     keys: Vec<Arc<str>>,
+    /// Without what is in `cells` until the first walk ends.
     totals: Totals,
     /// By key: the value found last; [`NO_ROW`]: none.
     last_of: Vec<u32>,
@@ -197,6 +199,8 @@ pub(super) struct Tally<'t> {
     previous: Vec<u32>,
     values: Vec<Counter>,
     counts: Vec<[f64; 2]>,
+    /// Of the first values: what each counts in each cell of `totals`.
+    cells: Vec<f64>,
     /// The value of each occurrence, in the order of a walk.
     occurrences: Vec<u32>,
     /// What the first walk has used.
@@ -209,6 +213,7 @@ pub(super) struct Buffers {
     previous: Vec<u32>,
     values: Vec<Counter>,
     counts: Vec<[f64; 2]>,
+    cells: Vec<f64>,
     occurrences: Vec<u32>,
     keys_by_id: Vec<u32>,
     last_by_text: Vec<(u32, u32)>,
@@ -227,6 +232,15 @@ fn filled<T: Copy>(vec: Vec<T>, len: usize, item: T) -> Vec<T> {
     vec.resize(len, item);
     vec
 }
+
+/// Returns values of one key from `last` on.
+fn linked(last: u32, previous: &[u32]) -> impl Iterator<Item = u32> {
+    let known = |value: u32| (value != NO_ROW).then_some(value);
+    std::iter::successors(known(last), move |value| known(previous[*value as usize]))
+}
+
+/// Cells of the values that are counted per interval at once: 4 MiB.
+const MAX_CELLS: usize = 1 << 19;
 
 /// Finds keys and values by what they are.
 struct Lookup {
@@ -320,8 +334,6 @@ struct Totals {
     dense: Vec<f64>,
     /// Of all others.
     sparse: HashMap<(u32, u32), f64, FixedState>,
-    /// What all spans add up to.
-    all: Vec<f64>,
 }
 
 /// What all occurrences of an attribute on one side in one interval count.
@@ -339,10 +351,7 @@ impl Totals {
     fn of_spans(spans: &Owners) -> Self {
         let intervals = || spans.entries.iter().map(|entry| entry.cell.interval());
         let (first, last) = (intervals().min().unwrap_or(0), intervals().max().unwrap_or(0));
-        let (first_cell, cells) = (first * 2, (last - first + 1) * 2);
-        let mut all = vec![0.0; cells];
-        spans.entries.iter().for_each(|entry| all[entry.cell.0 as usize - first_cell] += entry.weight);
-        Self { first_cell, cells, dense: Vec::new(), sparse: HashMap::default(), all }
+        Self { first_cell: first * 2, cells: (last - first + 1) * 2, dense: Vec::new(), sparse: HashMap::default() }
     }
 
     fn add_key(&mut self) {
@@ -359,13 +368,6 @@ impl Totals {
                 None => *self.sparse.entry((key, entry.cell.0)).or_default() += entry.weight,
             }
         }
-    }
-
-    /// Every span has a value of this attribute.
-    fn add_all(&mut self, key: u32) {
-        let cells = self.all.iter().enumerate().filter(|(_, weight)| **weight > 0.0);
-        let entries: Vec<Entry> = cells.map(|(at, weight)| Entry { cell: Cell((self.first_cell + at) as u32), weight: *weight }).collect();
-        self.add(key, &entries);
     }
 
     fn iter(&self) -> impl Iterator<Item = Total> {
@@ -394,6 +396,7 @@ impl<'t> Tally<'t> {
             previous: emptied(buffers.previous, 0),
             values: emptied(buffers.values, 0),
             counts: emptied(buffers.counts, 0),
+            cells: emptied(buffers.cells, 0),
             occurrences: emptied(buffers.occurrences, levels.iter().map(Level::occurrences).sum()),
             used: Buffers::default(),
         };
@@ -401,13 +404,21 @@ impl<'t> Tally<'t> {
             level.columns.iter().for_each(|column| this.find_values(&mut lookup, level, column));
         }
         this.levels = levels;
+        this.add_cells();
         this.used = Buffers { keys_by_id: lookup.keys_by_id, last_by_text: lookup.last_by_text, ..Buffers::default() };
         this
     }
 
     /// Returns the memory for the next table.
     pub(super) fn into_buffers(self) -> Buffers {
-        Buffers { previous: self.previous, values: self.values, counts: self.counts, occurrences: self.occurrences, ..self.used }
+        Buffers {
+            previous: self.previous,
+            values: self.values,
+            counts: self.counts,
+            cells: self.cells,
+            occurrences: self.occurrences,
+            ..self.used
+        }
     }
 
     fn find_values(&mut self, lookup: &mut Lookup, level: &Level<'_>, column: &Column<'_>) {
@@ -427,8 +438,7 @@ impl<'t> Tally<'t> {
                                 }
                             },
                         };
-                        self.count_value(value, entries);
-                        self.totals.add(key, entries);
+                        self.count_value(key, value, entries);
                     }
                 }
             }
@@ -436,9 +446,8 @@ impl<'t> Tally<'t> {
                 let key = self.key(lookup, name);
                 for (owner, entries) in level.owners.iter() {
                     let value = self.text(lookup, key, ids[owner]);
-                    self.count_value(value, entries);
+                    self.count_value(key, value, entries);
                 }
-                self.totals.add_all(key);
             }
             Column::Number { name, numbers, value } => {
                 let key = self.key(lookup, name);
@@ -450,18 +459,38 @@ impl<'t> Tally<'t> {
                         _ => self.value(lookup, key, value(number)),
                     };
                     last = Some((number, found));
-                    self.count_value(found, entries);
+                    self.count_value(key, found, entries);
                 }
-                self.totals.add_all(key);
             }
         }
     }
 
     #[inline]
-    fn count_value(&mut self, value: u32, entries: &[Entry]) {
+    fn count_value(&mut self, key: u32, value: u32, entries: &[Entry]) {
         self.occurrences.push(value);
-        let counts = &mut self.counts[value as usize];
-        entries.iter().for_each(|entry| counts[entry.cell.side()] += entry.weight);
+        let start = value as usize * self.totals.cells;
+        if let Some(cells) = self.cells.get_mut(start..start + self.totals.cells) {
+            entries.iter().for_each(|entry| cells[entry.cell.0 as usize - self.totals.first_cell] += entry.weight);
+        } else {
+            let counts = &mut self.counts[value as usize];
+            entries.iter().for_each(|entry| counts[entry.cell.side()] += entry.weight);
+            self.totals.add(key, entries);
+        }
+    }
+
+    /// Adds what was counted per cell to the counts of the values and to the totals.
+    fn add_cells(&mut self) {
+        let Self { totals, last_of, previous, counts, cells, .. } = self;
+        for key in 0..last_of.len() as u32 {
+            for value in linked(last_of[key as usize], previous) {
+                let start = value as usize * totals.cells;
+                let Some(cells) = cells.get(start..start + totals.cells) else { continue };
+                for (cell, weight) in (totals.first_cell as u32..).map(Cell).zip(cells).filter(|(_, weight)| **weight > 0.0) {
+                    counts[value as usize][cell.side()] += weight;
+                    totals.add(key, &[Entry { cell, weight: *weight }]);
+                }
+            }
+        }
     }
 
     fn key_of_id(&mut self, lookup: &mut Lookup, id: StrId, scope: AttributeScope) -> u32 {
@@ -554,13 +583,15 @@ impl<'t> Tally<'t> {
         self.previous.push(std::mem::replace(&mut self.last_of[key as usize], number));
         self.values.push(value);
         self.counts.push([0.0; 2]);
+        if self.cells.len() + self.totals.cells <= MAX_CELLS {
+            self.cells.resize(self.cells.len() + self.totals.cells, 0.0);
+        }
         number
     }
 
     /// Returns the values of a key, the one found last first.
     fn of_key(&self, key: u32) -> impl Iterator<Item = u32> {
-        let known = |value: u32| (value != NO_ROW).then_some(value);
-        std::iter::successors(known(self.last_of[key as usize]), move |value| known(self.previous[*value as usize]))
+        linked(self.last_of[key as usize], &self.previous)
     }
 
     /// Returns what the values of each attribute add up to.
@@ -614,8 +645,27 @@ impl<'t> Tally<'t> {
         self.values[value as usize].label(self.pool)
     }
 
-    /// The second walk: counts the values that have a series, by value and side in `rows`, per interval.
+    /// Counts the values that have a series, by value and side in `rows`, per interval.
     pub(super) fn count(&self, rows: &[[u32; 2]], mut add: impl FnMut(u32, usize, f64)) {
+        let (known, others) = rows.split_at(self.cells.len() / self.totals.cells);
+        for (cells, rows) in self.cells.chunks_exact(self.totals.cells).zip(known).filter(|(_, rows)| **rows != [NO_ROW; 2]) {
+            for (cell, weight) in (self.totals.first_cell as u32..).map(Cell).zip(cells).filter(|(_, weight)| **weight > 0.0) {
+                let row = rows[cell.side()];
+                if row != NO_ROW {
+                    add(row, cell.interval(), *weight);
+                }
+            }
+        }
+        let mut is_wanted = Bitset::new(rows.len());
+        for (value, _) in (known.len()..).zip(others).filter(|(_, rows)| **rows != [NO_ROW; 2]) {
+            is_wanted.insert(value);
+        }
+        if !is_wanted.is_empty() {
+            self.walk_again(&is_wanted, rows, add);
+        }
+    }
+
+    fn walk_again(&self, is_wanted: &Bitset, rows: &[[u32; 2]], mut add: impl FnMut(u32, usize, f64)) {
         let mut occurrences = self.occurrences.as_slice();
         for level in &self.levels {
             for column in &level.columns {
@@ -626,11 +676,8 @@ impl<'t> Tally<'t> {
                     };
                     let (of_owner, rest) = occurrences.split_at(count);
                     occurrences = rest;
-                    for value in of_owner.iter().filter(|value| **value != NO_ROW) {
+                    for value in of_owner.iter().filter(|value| **value != NO_ROW && is_wanted.contains(**value as usize)) {
                         let rows = rows[*value as usize];
-                        if rows == [NO_ROW; 2] {
-                            continue;
-                        }
                         for entry in entries {
                             let row = rows[entry.cell.side()];
                             if row != NO_ROW {
@@ -654,13 +701,14 @@ fn levels<'t>(table: &'t SpanTable, of_spans: Owners) -> Vec<Level<'t>> {
     let of_scopes = of_spans.above(&scopes.spans);
     let of_resources = of_scopes.above(&resources.scopes);
     let of_traces = of_resources.above(&traces.resources);
+    // Columns with few values come first.
     let span_columns = vec![
-        Column::List { attrs: &spans.attrs, scope: AttributeScope::Span },
         text(Intrinsic::Name, &spans.name),
         text(Intrinsic::StatusMessage, &spans.status_message),
         number(Intrinsic::Kind, &spans.kind, Counter::Kind),
         number(Intrinsic::Status, &spans.status_code, Counter::Status),
         number(Intrinsic::SpanChildCount, &spans.child_count, |count| Counter::Int(i64::from(count))),
+        Column::List { attrs: &spans.attrs, scope: AttributeScope::Span },
     ];
     let scope_columns = vec![
         Column::List { attrs: &scopes.attrs, scope: AttributeScope::Instrumentation },
@@ -673,7 +721,7 @@ fn levels<'t>(table: &'t SpanTable, of_spans: Owners) -> Vec<Level<'t>> {
     ];
     let trace_columns =
         vec![text(Intrinsic::RootName, &traces.root_span_name), text(Intrinsic::RootServiceName, &traces.root_service_name)];
-    let all = [(of_spans, span_columns), (of_scopes, scope_columns), (of_resources, resource_columns), (of_traces, trace_columns)];
+    let all = [(of_traces, trace_columns), (of_resources, resource_columns), (of_scopes, scope_columns), (of_spans, span_columns)];
     let level = |(owners, mut columns): (Owners, Vec<Column<'t>>)| {
         let needed = owners.items.last().map_or(0, |owner| *owner as usize + 1);
         columns.retain(|column| match column {
