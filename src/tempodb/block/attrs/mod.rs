@@ -16,7 +16,7 @@ use foldhash::fast::FixedState;
 
 pub(super) use self::encoded::restricted;
 use self::scatter::{ABSENT, Scatter, is_absent};
-use self::slots::merge;
+use self::slots::insert;
 use super::assemble::Assembler;
 use super::decode::DecodeError;
 use super::decode::sink::{Bools, Doubles, Ints};
@@ -89,33 +89,42 @@ fn wanted_slots<'a>(level: Level, selection: &'a AttrSelection, file: &'a BlockF
 impl Assembler<'_> {
     /// Decodes the attributes of the `owners` items of `level`.
     pub(super) fn attrs(&mut self, level: Level, selection: &AttrSelection, owners: usize) -> Result<Attrs, BlockReadError> {
-        let mut attrs = match selection {
-            AttrSelection::None => return Ok(Attrs::default()),
-            AttrSelection::All => self.all_generic(level, owners)?,
-            AttrSelection::Keys(keys) => self.generic_with_keys(level, keys, owners)?,
-        };
+        if selection.is_none() {
+            return Ok(Attrs::default());
+        }
         let fetched = self.fetched;
-        let mut slots = Vec::new();
+        let (mut slots, mut elements) = (Vec::new(), Vec::new());
         for slot in wanted_slots(level, selection, &fetched.file) {
-            let values = self.slot_values(level, slot, owners, &mut attrs.elements)?;
+            let values = self.slot_values(level, slot, owners, &mut elements)?;
             if !values.owners.is_empty() {
                 slots.push(values);
             }
         }
-        Ok(if slots.is_empty() { attrs } else { merge(attrs, &slots, owners) })
+        let mut attrs = match selection {
+            AttrSelection::None => Attrs::default(),
+            AttrSelection::All => self.all_generic(level, owners, slots.iter().map(|slot| slot.owners.len()).sum())?,
+            AttrSelection::Keys(keys) => self.generic_with_keys(level, keys, owners)?,
+        };
+        if !slots.is_empty() {
+            insert(&mut attrs, &slots, &elements);
+        }
+        Ok(attrs)
     }
 
-    /// Decodes all generic attributes.
-    fn all_generic(&mut self, level: Level, owners: usize) -> Result<Attrs, BlockReadError> {
+    /// Decodes all generic attributes, with room for others.
+    fn all_generic(&mut self, level: Level, owners: usize, room: usize) -> Result<Attrs, BlockReadError> {
         let key_column = Column::Attr(level, AttrPart::Key);
         let Some(keys) = self.decode_strings(key_column, false)? else { return Ok(without_attributes(owners)) };
         let count = keys.codes().len();
         if count == 0 {
             return Ok(without_attributes(owners));
         }
-        let keys = keys.into_ids(&mut self.pool).map_err(|cause| self.error(key_column, cause))?;
+        let mut keys = keys.into_ids(&mut self.pool).map_err(|cause| self.error(key_column, cause))?;
+        keys.reserve_exact(room);
         let is_array = self.array_flags(level, count)?;
-        let mut target = Scatter { values: vec![ABSENT; count], elements: Vec::new(), is_array, chosen: None };
+        let mut values = Vec::with_capacity(count + room);
+        values.resize(count, ABSENT);
+        let mut target = Scatter { values, elements: Vec::new(), is_array, chosen: None };
         let of = self.scatter_leaves(level, ValueKinds::ALL, count, &mut target, |this, column, _| {
             let bounds = this.levels.bounds(level.depth()).map_err(|cause| this.error(column, cause))?;
             this.expect(column, bounds.len() - 1, owners)?;

@@ -7,6 +7,7 @@ use super::super::decode::sink::Ints;
 use super::super::dedicated::{DedicatedKind, DedicatedSlot};
 use super::super::error::BlockReadError;
 use super::super::schema::{Column, Level};
+use super::scatter::ABSENT;
 use crate::model::span_table::{Attrs, Offsets, Value};
 use crate::model::strings::StrId;
 
@@ -88,26 +89,52 @@ fn slot_entries(
     Ok(owners)
 }
 
-/// Puts the values of dedicated columns behind the generic attributes of their owners.
-pub(super) fn merge(generic: Attrs, slots: &[SlotValues], owners: usize) -> Attrs {
-    let total = generic.keys.len() + slots.iter().map(|slot| slot.owners.len()).sum::<usize>();
-    let (mut keys, mut values) = (Vec::with_capacity(total), Vec::with_capacity(total));
-    let mut bounds = Vec::with_capacity(owners + 1);
-    bounds.push(0);
-    // By slot: how many of its values stand in their place.
-    let mut taken = vec![0; slots.len()];
-    for owner in 0..owners {
-        let of_owner = generic.of.range(owner);
-        keys.extend_from_slice(&generic.keys[of_owner.clone()]);
-        values.extend_from_slice(&generic.values[of_owner]);
-        for (slot, taken) in slots.iter().zip(&mut taken) {
-            if slot.owners.get(*taken) == Some(&(owner as u32)) {
-                keys.push(slot.key);
-                values.push(slot.values[*taken]);
-                *taken += 1;
+/// Puts the values of dedicated columns behind the generic attributes of their owners. What moves does so in place, from the end, as the lists of a
+/// row group are large. `elements` are those of the arrays in `slots`.
+pub(super) fn insert(attrs: &mut Attrs, slots: &[SlotValues], elements: &[Value]) {
+    let first_element = attrs.elements.len() as u32;
+    attrs.elements.extend_from_slice(elements);
+    let old = std::mem::take(&mut attrs.of);
+    let old = old.bounds();
+    let bounds = with_slots(old, slots);
+    let total = bounds.last().map_or(0, |end| *end as usize);
+    attrs.keys.resize(total, StrId::EMPTY);
+    attrs.values.resize(total, ABSENT);
+    // By slot: how many of its values are still to be put.
+    let mut left: Vec<usize> = slots.iter().map(|slot| slot.owners.len()).collect();
+    for owner in (0..bounds.len() - 1).rev() {
+        let mut at = bounds[owner + 1] as usize;
+        for (slot, left) in slots.iter().zip(&mut left).rev() {
+            if *left > 0 && slot.owners[*left - 1] == owner as u32 {
+                *left -= 1;
+                at -= 1;
+                attrs.keys[at] = slot.key;
+                attrs.values[at] = match slot.values[*left] {
+                    Value::Array { start, len } => Value::Array { start: start + first_element, len },
+                    scalar => scalar,
+                };
             }
         }
-        bounds.push(keys.len() as u32);
+        let (from, to) = (old[owner] as usize..old[owner + 1] as usize, bounds[owner] as usize);
+        if from.start == to {
+            break;
+        }
+        attrs.keys.copy_within(from.clone(), to);
+        attrs.values.copy_within(from, to);
     }
-    Attrs { of: Offsets::from_bounds(bounds), keys, values, elements: generic.elements }
+    attrs.of = Offsets::from_bounds(bounds);
+}
+
+/// Returns the bounds of the owners' attributes with those of dedicated columns.
+fn with_slots(bounds: &[u32], slots: &[SlotValues]) -> Vec<u32> {
+    let mut counts = vec![0_u32; bounds.len()];
+    for owner in slots.iter().flat_map(|slot| &slot.owners) {
+        counts[*owner as usize + 1] += 1;
+    }
+    let mut extra = 0;
+    for (count, bound) in counts.iter_mut().zip(bounds) {
+        extra += *count;
+        *count = bound + extra;
+    }
+    counts
 }
