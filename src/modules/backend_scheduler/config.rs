@@ -3,6 +3,7 @@
 use crate::base::config_block::{config_block, text};
 use crate::base::duration::GoDuration;
 use crate::services::grpc_client::config::GrpcClientConfig;
+use crate::tempodb::compaction::selector::DEFAULT_MAX_INPUT_BLOCKS;
 use crate::tempodb::config::CompactionConfig;
 
 config_block! {
@@ -59,7 +60,7 @@ config_block! {
         /// Fewest blocks of a job.
         min_input_blocks: usize = 2,
         /// Most blocks of a job.
-        max_input_blocks: usize = 4,
+        max_input_blocks: usize = DEFAULT_MAX_INPUT_BLOCKS,
         /// Blocks of this level are not merged further; 0: no limit.
         max_compaction_level: u32 = 0,
         /// Shortest time between rounds; > 0.

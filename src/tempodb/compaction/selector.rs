@@ -22,6 +22,9 @@ use crate::tempodb::config::CompactionConfig;
 /// Windows younger than this are active: blocks still arrive, and levels are kept apart.
 const ACTIVE_AGE: SignedDuration = SignedDuration::from_hours(24);
 
+/// A job of many blocks costs as much as one of few, and the more there are, the less often a span is written anew.
+pub const DEFAULT_MAX_INPUT_BLOCKS: usize = 16;
+
 /// Bounds of a stripe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectorSettings {
@@ -51,7 +54,7 @@ impl From<&CompactionConfig> for SelectorSettings {
             max_objects: config.max_compaction_objects,
             max_bytes: config.max_block_bytes,
             min_input_blocks: 2,
-            max_input_blocks: 4,
+            max_input_blocks: DEFAULT_MAX_INPUT_BLOCKS,
             max_level: 0,
         }
     }

@@ -132,12 +132,14 @@ fn recent_windows_come_first_and_there_the_lowest_level() {
 fn small_blocks_go_first_and_bounds_hold() {
     let sized = |objects| Block { objects, ..block() };
     let blocks = [sized(300), sized(5), sized(40), sized(6), sized(7), sized(100)];
-    assert_eq!(selected(&blocks, &SelectorSettings::default()), [vec![1, 3, 4, 2], vec![5, 0]]);
+    assert_eq!(selected(&blocks, &SelectorSettings::default()), [[1, 3, 4, 2, 5, 0]]);
+    let four = SelectorSettings { max_input_blocks: 4, ..SelectorSettings::default() };
+    assert_eq!(selected(&blocks, &four), [vec![1, 3, 4, 2], vec![5, 0]]);
     let settings = SelectorSettings { max_objects: 18, ..SelectorSettings::default() };
     assert_eq!(selected(&blocks, &settings), [[1, 3, 4]]);
     let settings = SelectorSettings { max_bytes: 2999, ..SelectorSettings::default() };
     assert_eq!(selected(&blocks, &settings), [[1, 3], [4, 2], [5, 0]]);
-    let settings = SelectorSettings { min_input_blocks: 3, ..SelectorSettings::default() };
+    let settings = SelectorSettings { min_input_blocks: 3, ..four };
     assert_eq!(selected(&blocks, &settings), [[1, 3, 4, 2]], "the pair that is left is consumed and skipped");
 }
 
