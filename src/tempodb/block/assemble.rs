@@ -96,7 +96,9 @@ pub(super) fn columns_of(wanted: &Projection, file: &BlockFile) -> Vec<Column> {
     add(s.dropped_attributes, &[Column::DroppedAttributes(Level::Scope)]);
     add(p.span_id, &[Column::SpanId]);
     add(p.parent_span_id, &[Column::ParentSpanId]);
-    add(p.nested_set, &[Column::NestedLeft, Column::NestedRight, Column::NestedParent]);
+    add(p.nested_left, &[Column::NestedLeft]);
+    add(p.nested_right, &[Column::NestedRight]);
+    add(p.nested_parent, &[Column::NestedParent]);
     add(p.child_count, &[Column::ChildCount]);
     add(p.name, &[Column::SpanName]);
     add(p.kind, &[Column::SpanKind]);
@@ -236,9 +238,9 @@ impl<'a> Assembler<'a> {
         let spans = &mut table.spans;
         self.ids(want.span_id, Column::SpanId, count, SpanId::from_bytes, &mut spans.span_id)?;
         self.ids(want.parent_span_id, Column::ParentSpanId, count, SpanId::from_bytes, &mut spans.parent_span_id)?;
-        self.ints(want.nested_set, Column::NestedLeft, count, &mut spans.nested_left)?;
-        self.ints(want.nested_set, Column::NestedRight, count, &mut spans.nested_right)?;
-        self.ints(want.nested_set, Column::NestedParent, count, &mut spans.nested_parent)?;
+        self.ints(want.nested_left, Column::NestedLeft, count, &mut spans.nested_left)?;
+        self.ints(want.nested_right, Column::NestedRight, count, &mut spans.nested_right)?;
+        self.ints(want.nested_parent, Column::NestedParent, count, &mut spans.nested_parent)?;
         self.ints(want.child_count, Column::ChildCount, count, &mut spans.child_count)?;
         self.strings(want.name, Column::SpanName, count, &mut spans.name)?;
         self.ints(want.kind, Column::SpanKind, count, &mut spans.kind)?;

@@ -42,8 +42,9 @@ pub struct ScopeColumns {
 pub struct SpanColumns {
     pub span_id: bool,
     pub parent_span_id: bool,
-    /// `nested_left`, `nested_right` and `nested_parent`.
-    pub nested_set: bool,
+    pub nested_left: bool,
+    pub nested_right: bool,
+    pub nested_parent: bool,
     pub child_count: bool,
     pub name: bool,
     pub kind: bool,
@@ -179,7 +180,9 @@ impl Projection {
             spans: SpanColumns {
                 span_id: true,
                 parent_span_id: true,
-                nested_set: true,
+                nested_left: true,
+                nested_right: true,
+                nested_parent: true,
                 child_count: true,
                 name: true,
                 kind: true,
@@ -219,7 +222,7 @@ impl Projection {
         leave_out!(rest.traces, known.traces, start end duration root_service_name root_span_name service_stats);
         leave_out!(rest.resources, known.resources, service_name dropped_attributes);
         leave_out!(rest.scopes, known.scopes, name version dropped_attributes);
-        leave_out!(rest.spans, known.spans, span_id parent_span_id nested_set child_count name kind trace_state start duration);
+        leave_out!(rest.spans, known.spans, span_id parent_span_id nested_left nested_right nested_parent child_count name kind trace_state start duration);
         leave_out!(rest.spans, known.spans, status_code status_message dropped_attributes dropped_events dropped_links);
         rest.resources.attrs.leave_out(&known.resources.attrs);
         rest.scopes.attrs.leave_out(&known.scopes.attrs);

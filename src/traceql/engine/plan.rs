@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::prefilter::Prefilter;
 use super::projection::{FetchColumn, FetchKinds, FetchSpec};
 use crate::traceql::ast::{
-    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, MetricsNode, Owner, Pipeline, Query, QueryBody, ScalarExpr, SpansetExpr,
-    SpansetOp, Stage, StructuralForm,
+    Aggregate, ArithmeticOp, Attribute, ComparisonOp, Intrinsic, MetricsNode, Owner, Pipeline, Query, QueryBody, Relation, ScalarExpr,
+    SpansetExpr, SpansetOp, Stage, StructuralForm,
 };
 use crate::traceql::order::SearchOrder;
 use crate::traceql::types::Static;
@@ -15,6 +15,7 @@ use super::EngineError;
 use super::condition::Condition;
 use super::expr::{Node, Value};
 use super::pruning;
+use super::structure::numbers_of;
 
 /// A search query ready to run on any number of tables.
 #[derive(Debug, Clone)]
@@ -151,9 +152,7 @@ impl Plan {
 /// Returns what evaluating the stages reads.
 pub(super) fn fetch_of(stages: &[PlanStage]) -> FetchSpec {
     let mut fetch = FetchSpec::default();
-    if stages.iter().any(PlanStage::is_structural) {
-        fetch.columns.insert(FetchColumn::NestedSet);
-    }
+    stages.iter().for_each(|stage| stage.visit_relations(&mut |relation| fetch.columns.extend(numbers_of(relation).iter().copied())));
     visit_stages(stages, &mut |attribute, condition| fetch.add(attribute, condition.map_or(FetchKinds::ALL, Condition::kinds)));
     fetch.conditions = pruning::conditions(stages);
     fetch
@@ -181,14 +180,14 @@ impl PlanStage {
         }
     }
 
-    fn is_structural(&self) -> bool {
+    fn visit_relations(&self, visit: &mut dyn FnMut(Relation)) {
         match self {
-            Self::Spansets(spansets) => spansets.is_structural(),
+            Self::Spansets(spansets) => spansets.visit_relations(visit),
             Self::Scalar { op: _, lhs, rhs } => {
-                let is_structural = |scalar: &PipelineScalar| scalar.stages.iter().any(Self::is_structural);
-                lhs.pipelines().into_iter().chain(rhs.pipelines()).any(is_structural)
+                let pipelines = lhs.pipelines().into_iter().chain(rhs.pipelines());
+                pipelines.flat_map(|scalar| &scalar.stages).for_each(|stage| stage.visit_relations(visit));
             }
-            Self::GroupBy { .. } | Self::Coalesce => false,
+            Self::GroupBy { .. } | Self::Coalesce => {}
         }
     }
 }
@@ -218,11 +217,17 @@ impl Spansets {
         }
     }
 
-    fn is_structural(&self) -> bool {
+    fn visit_relations(&self, visit: &mut dyn FnMut(Relation)) {
         match self {
-            Self::Filter(_) => false,
-            Self::Join { op, lhs, rhs } => matches!(op, SpansetOp::Structural { .. }) || lhs.is_structural() || rhs.is_structural(),
-            Self::Pipeline(stages) => stages.iter().any(PlanStage::is_structural),
+            Self::Filter(_) => {}
+            Self::Join { op, lhs, rhs } => {
+                if let SpansetOp::Structural { relation, form: _ } = op {
+                    visit(*relation);
+                }
+                lhs.visit_relations(visit);
+                rhs.visit_relations(visit);
+            }
+            Self::Pipeline(stages) => stages.iter().for_each(|stage| stage.visit_relations(visit)),
         }
     }
 

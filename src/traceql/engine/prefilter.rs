@@ -97,7 +97,9 @@ fn reads_large_columns(fetch: &FetchSpec) -> bool {
                 column,
                 FetchColumn::SpanId
                     | FetchColumn::ParentSpanId
-                    | FetchColumn::NestedSet
+                    | FetchColumn::NestedLeft
+                    | FetchColumn::NestedRight
+                    | FetchColumn::NestedParent
                     | FetchColumn::StatusMessage
                     | FetchColumn::TraceState
                     | FetchColumn::EventName

@@ -42,8 +42,10 @@ pub enum FetchColumn {
     ScopeVersion,
     SpanId,
     ParentSpanId,
-    /// Left, right and parent number.
-    NestedSet,
+    NestedLeft,
+    NestedRight,
+    /// The left number of the parent.
+    NestedParent,
     ChildCount,
     SpanName,
     Kind,
@@ -185,7 +187,8 @@ impl FetchSpec {
             Attribute::Named(named) => {
                 let key = &named.name;
                 if named.owner != Owner::Itself {
-                    self.columns.insert(FetchColumn::NestedSet);
+                    // related spans are found by these
+                    self.columns.extend([FetchColumn::NestedLeft, FetchColumn::NestedParent]);
                 }
                 match named.scope {
                     AttributeScope::Unscoped => {
@@ -244,7 +247,9 @@ pub fn column_of(intrinsic: Intrinsic) -> Option<FetchColumn> {
         Intrinsic::SpanId => FetchColumn::SpanId,
         Intrinsic::SpanParentId => FetchColumn::ParentSpanId,
         Intrinsic::SpanChildCount => FetchColumn::ChildCount,
-        Intrinsic::NestedSetLeft | Intrinsic::NestedSetRight | Intrinsic::NestedSetParent => FetchColumn::NestedSet,
+        Intrinsic::NestedSetLeft => FetchColumn::NestedLeft,
+        Intrinsic::NestedSetRight => FetchColumn::NestedRight,
+        Intrinsic::NestedSetParent => FetchColumn::NestedParent,
         Intrinsic::RootName => FetchColumn::RootSpanName,
         Intrinsic::RootServiceName => FetchColumn::RootServiceName,
         Intrinsic::TraceDuration => FetchColumn::TraceTimes,

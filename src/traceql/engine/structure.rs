@@ -19,6 +19,7 @@ use crate::model::span_table::SpanTable;
 use crate::traceql::ast::Relation;
 
 use super::EngineError;
+use super::projection::FetchColumn;
 
 /// Looks at the flag of cancelled queries once in a while.
 pub(super) struct Pulse<'c> {
@@ -47,6 +48,15 @@ impl<'c> Pulse<'c> {
     pub(super) fn look(&mut self) -> Result<(), EngineError> {
         self.left = ITEMS_PER_LOOK;
         if self.cancelled.load(Ordering::Relaxed) { Err(EngineError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Returns the numbers by which an operator decides.
+pub(super) fn numbers_of(relation: Relation) -> &'static [FetchColumn] {
+    match relation {
+        Relation::Child | Relation::Parent => &[FetchColumn::NestedLeft, FetchColumn::NestedParent],
+        Relation::Descendant | Relation::Ancestor => &[FetchColumn::NestedLeft, FetchColumn::NestedRight],
+        Relation::Sibling => &[FetchColumn::NestedParent],
     }
 }
 

@@ -153,7 +153,7 @@ impl StrColumn {
         let known = if expected < strings / 16 {
             Known::Map(HashMap::default())
         } else if expected < strings / 2 {
-            Known::Table(vec![0; strings])
+            Known::Table(vec![UNKNOWN; strings])
         } else {
             let full = DecodeError::TooLarge("string pool of a row group");
             let first = pool.push_dictionary(&self.dictionary.bytes, &self.dictionary.ends).ok_or(full)?;
@@ -175,6 +175,9 @@ impl StrColumn {
     }
 }
 
+/// No id: a pool has fewer strings than bytes. Not zero, as large zeroed memory is fetched from the system anew each time.
+const UNKNOWN: u32 = u32::MAX;
+
 /// Turns codes of a column into ids of a pool.
 pub(in crate::tempodb::block) struct CodeIds<'a> {
     column: &'a StrColumn,
@@ -186,7 +189,7 @@ enum Known {
         first: u32,
         empty: u32,
     },
-    /// By code; 0 is not yet known (or the empty string, which is pushed for nothing).
+    /// By code; [`UNKNOWN`] until it is met.
     Table(Vec<u32>),
     Map(HashMap<u32, u32, FixedState>),
 }
@@ -199,9 +202,9 @@ impl CodeIds<'_> {
             Known::Block { empty, .. } if code == *empty => return Ok(StrId::EMPTY),
             Known::Block { first, .. } => return Ok(StrId(first.wrapping_add(code))),
             Known::Table(ids) => ids.get_mut(code as usize).ok_or(DecodeError::Corrupt("dictionary code"))?,
-            Known::Map(ids) => ids.entry(code).or_insert(0),
+            Known::Map(ids) => ids.entry(code).or_insert(UNKNOWN),
         };
-        if *slot == 0 {
+        if *slot == UNKNOWN {
             let value = self.column.get(code);
             if value.len() + pool.byte_len() > u32::MAX as usize {
                 return Err(DecodeError::TooLarge("string pool of a row group"));

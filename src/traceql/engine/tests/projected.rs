@@ -28,7 +28,9 @@ pub(super) fn project(table: &SpanTable, fetch: &FetchSpec) -> SpanTable {
     clear!(ScopeVersion: out.scopes.version);
     clear!(SpanId: out.spans.span_id);
     clear!(ParentSpanId: out.spans.parent_span_id);
-    clear!(NestedSet: out.spans.nested_left, out.spans.nested_right, out.spans.nested_parent);
+    clear!(NestedLeft: out.spans.nested_left);
+    clear!(NestedRight: out.spans.nested_right);
+    clear!(NestedParent: out.spans.nested_parent);
     clear!(ChildCount: out.spans.child_count);
     clear!(SpanName: out.spans.name);
     clear!(Kind: out.spans.kind);
