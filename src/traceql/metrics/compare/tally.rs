@@ -329,7 +329,7 @@ impl Lookup {
 struct Totals {
     /// Lowest interval times two, and the number of cells from there.
     first_cell: usize,
-    cells: usize,
+    cell_count: usize,
     /// Of the first keys, as many as fit.
     dense: Vec<f64>,
     /// Of all others.
@@ -351,19 +351,19 @@ impl Totals {
     fn of_spans(spans: &Owners) -> Self {
         let intervals = || spans.entries.iter().map(|entry| entry.cell.interval());
         let (first, last) = (intervals().min().unwrap_or(0), intervals().max().unwrap_or(0));
-        Self { first_cell: first * 2, cells: (last - first + 1) * 2, dense: Vec::new(), sparse: HashMap::default() }
+        Self { first_cell: first * 2, cell_count: (last - first + 1) * 2, dense: Vec::new(), sparse: HashMap::default() }
     }
 
     fn add_key(&mut self) {
-        if self.dense.len() + self.cells <= Self::MAX_DENSE {
-            self.dense.resize(self.dense.len() + self.cells, 0.0);
+        if self.dense.len() + self.cell_count <= Self::MAX_DENSE {
+            self.dense.resize(self.dense.len() + self.cell_count, 0.0);
         }
     }
 
     #[inline]
     fn add(&mut self, key: u32, entries: &[Entry]) {
         for entry in entries {
-            match self.dense.get_mut(key as usize * self.cells + entry.cell.0 as usize - self.first_cell) {
+            match self.dense.get_mut(key as usize * self.cell_count + entry.cell.0 as usize - self.first_cell) {
                 Some(sum) => *sum += entry.weight,
                 None => *self.sparse.entry((key, entry.cell.0)).or_default() += entry.weight,
             }
@@ -371,7 +371,8 @@ impl Totals {
     }
 
     fn iter(&self) -> impl Iterator<Item = Total> {
-        let dense = self.dense.iter().enumerate().map(|(at, weight)| (at / self.cells, self.first_cell + at % self.cells, *weight));
+        let dense =
+            self.dense.iter().enumerate().map(|(at, weight)| (at / self.cell_count, self.first_cell + at % self.cell_count, *weight));
         let sparse = self.sparse.iter().map(|((key, cell), weight)| (*key as usize, *cell as usize, *weight));
         dense.chain(sparse).filter(|(_, _, weight)| *weight > 0.0).map(|(key, cell, weight)| {
             let cell = Cell(cell as u32);
@@ -468,8 +469,8 @@ impl<'t> Tally<'t> {
     #[inline]
     fn count_value(&mut self, key: u32, value: u32, entries: &[Entry]) {
         self.occurrences.push(value);
-        let start = value as usize * self.totals.cells;
-        if let Some(cells) = self.cells.get_mut(start..start + self.totals.cells) {
+        let start = value as usize * self.totals.cell_count;
+        if let Some(cells) = self.cells.get_mut(start..start + self.totals.cell_count) {
             entries.iter().for_each(|entry| cells[entry.cell.0 as usize - self.totals.first_cell] += entry.weight);
         } else {
             let counts = &mut self.counts[value as usize];
@@ -483,8 +484,8 @@ impl<'t> Tally<'t> {
         let Self { totals, last_of, previous, counts, cells, .. } = self;
         for key in 0..last_of.len() as u32 {
             for value in linked(last_of[key as usize], previous) {
-                let start = value as usize * totals.cells;
-                let Some(cells) = cells.get(start..start + totals.cells) else { continue };
+                let start = value as usize * totals.cell_count;
+                let Some(cells) = cells.get(start..start + totals.cell_count) else { continue };
                 for (cell, weight) in (totals.first_cell as u32..).map(Cell).zip(cells).filter(|(_, weight)| **weight > 0.0) {
                     counts[value as usize][cell.side()] += weight;
                     totals.add(key, &[Entry { cell, weight: *weight }]);
@@ -583,8 +584,8 @@ impl<'t> Tally<'t> {
         self.previous.push(std::mem::replace(&mut self.last_of[key as usize], number));
         self.values.push(value);
         self.counts.push([0.0; 2]);
-        if self.cells.len() + self.totals.cells <= MAX_CELLS {
-            self.cells.resize(self.cells.len() + self.totals.cells, 0.0);
+        if self.cells.len() + self.totals.cell_count <= MAX_CELLS {
+            self.cells.resize(self.cells.len() + self.totals.cell_count, 0.0);
         }
         number
     }
@@ -647,8 +648,8 @@ impl<'t> Tally<'t> {
 
     /// Counts the values that have a series, by value and side in `rows`, per interval.
     pub(super) fn count(&self, rows: &[[u32; 2]], mut add: impl FnMut(u32, usize, f64)) {
-        let (known, others) = rows.split_at(self.cells.len() / self.totals.cells);
-        for (cells, rows) in self.cells.chunks_exact(self.totals.cells).zip(known).filter(|(_, rows)| **rows != [NO_ROW; 2]) {
+        let (known, others) = rows.split_at(self.cells.len() / self.totals.cell_count);
+        for (cells, rows) in self.cells.chunks_exact(self.totals.cell_count).zip(known).filter(|(_, rows)| **rows != [NO_ROW; 2]) {
             for (cell, weight) in (self.totals.first_cell as u32..).map(Cell).zip(cells).filter(|(_, weight)| **weight > 0.0) {
                 let row = rows[cell.side()];
                 if row != NO_ROW {

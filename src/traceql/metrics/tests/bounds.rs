@@ -117,6 +117,31 @@ fn compare_counts_texts_whatever_their_ids() {
 }
 
 #[test]
+fn compare_counts_the_same_in_one_walk_or_two() {
+    let trace = |id: u8, second: u64| {
+        let span = |n: u64| TestSpan {
+            id: SpanId((n + 1).to_be_bytes()),
+            start_unix_nanos: second * SECOND,
+            attributes: vec![("k".to_owned(), TestValue::Str(format!("text {}", n % 7)))],
+            ..TestSpan::default()
+        };
+        TestTrace { id: TraceId([id; 16]), spans: (0..20).map(span).collect() }
+    };
+    let (near, far) = (trace(1, 5), trace(2, 500_000));
+    let window = Window::range(SECOND, 600_000 * SECOND, SECOND);
+    let series = |tables: &[SpanTable]| {
+        let set = raw(&plan("{} | compare({ span.k = `text 3` }, 5)"), JobOptions { window, exemplars: 0, max_series: 0 }, tables);
+        let mut series: Vec<_> = set.series.iter().map(|series| format!("{:?} {:?}", series.labels, series.samples)).collect();
+        series.sort();
+        series
+    };
+    let apart = series(&[table_of(std::slice::from_ref(&near)), table_of(std::slice::from_ref(&far))]);
+    assert!(apart.iter().any(|series| series.contains("text 6")), "{apart:?}");
+    // So far apart that no value has room for what it counts in each interval between.
+    assert_eq!(series(&[table_of(&[near, far])]), apart);
+}
+
+#[test]
 fn absurd_windows_have_no_points() {
     let table = [table_of(&numbered(0..5))];
     for (start, end, step, instant) in
