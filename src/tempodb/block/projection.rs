@@ -246,8 +246,8 @@ impl Projection {
 impl Projection {
     /// Whether this is the start and other plain columns of spans, and nothing else.
     pub fn is_of_spans(&self) -> bool {
-        let spans = SpanColumns { child_count: false, attrs: AttrSelection::None, ..self.spans.clone() };
-        spans.start && *self == Self { spans, ..Self::default() }
+        let spans = &self.spans;
+        spans.start && !spans.child_count && spans.attrs.is_none() && *self == Self { spans: spans.clone(), ..Self::default() }
     }
 }
 

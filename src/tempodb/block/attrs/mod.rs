@@ -89,9 +89,6 @@ fn wanted_slots<'a>(level: Level, selection: &'a AttrSelection, file: &'a BlockF
 impl Assembler<'_> {
     /// Decodes the attributes of the `owners` items of `level`.
     pub(super) fn attrs(&mut self, level: Level, selection: &AttrSelection, owners: usize) -> Result<Attrs, BlockReadError> {
-        if selection.is_none() {
-            return Ok(Attrs::default());
-        }
         let fetched = self.fetched;
         let (mut slots, mut elements) = (Vec::new(), Vec::new());
         for slot in wanted_slots(level, selection, &fetched.file) {
@@ -101,7 +98,7 @@ impl Assembler<'_> {
             }
         }
         let mut attrs = match selection {
-            AttrSelection::None => Attrs::default(),
+            AttrSelection::None => return Ok(Attrs::default()),
             AttrSelection::All => self.all_generic(level, owners, slots.iter().map(|slot| slot.owners.len()).sum())?,
             AttrSelection::Keys(keys) => self.generic_with_keys(level, keys, owners)?,
         };
