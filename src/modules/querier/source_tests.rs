@@ -294,6 +294,11 @@ fn spans_are_counted_without_their_traces_as_with_them() {
                 let seen = |reply: &MetricsReply| (reply.inspection.traces, reply.inspection.spans);
                 assert_eq!((seen(&without), without.inspection.traces), (seen(&with), 9), "{query}");
                 assert!(without.inspection.bytes < with.inspection.bytes, "{query}: structure is not read");
+                // Exemplars enough are in the first row group; of the second, traces are not told apart.
+                let few = reply(2).await;
+                assert_eq!((samples(&few), seen(&few)), (samples(&with), seen(&with)), "{query}");
+                let bytes = [&without, &few, &with].map(|reply| reply.inspection.bytes);
+                assert!(bytes.is_sorted() && bytes[0] < bytes[1] && bytes[1] < bytes[2], "{query}: {bytes:?}");
             }
         }
     });
